@@ -29,7 +29,7 @@ pub(crate) async fn check(config: &Config) -> Result<u8> {
             Some(cursor) => println!("  cursor: position {} of {head}", cursor.position),
             None => println!("  cursor: none yet, begins at the {:?} of the feed; its head is {head}", settings.start),
         }
-        let opened = match sink.open().await {
+        let opened = match sink.look().await {
             Ok(opened) => opened,
             Err(why) => {
                 println!("  broker: {why}");

@@ -301,6 +301,21 @@ impl Secret {
     }
 }
 
+/// Reads the password of a user, if there is one.
+#[cfg_attr(not(any(feature = "kafka", feature = "nats", feature = "rabbitmq")), allow(dead_code))]
+pub(crate) fn credentials(
+    user: Option<&str>,
+    password: Option<&Secret>,
+) -> std::result::Result<Option<(String, String)>, String> {
+    match (user, password) {
+        (Some(user), Some(password)) => {
+            Ok(Some((user.to_owned(), password.read().map_err(|error| error.to_string())?)))
+        }
+        (None, None) => Ok(None),
+        _ => Err("user and password belong together".to_owned()),
+    }
+}
+
 impl SourceConfig {
     /// Returns the connection string of the primary; empty: all parameters come from the environment.
     pub(crate) fn dsn(&self) -> Result<String> {
@@ -361,6 +376,9 @@ impl RelayConfig {
         }
         if (self.on_refused == OnRefused::DeadLetter) != self.dead_letter_topic.is_some() {
             return wrong("on_refused = \"dead-letter\" and dead_letter_topic belong together".to_owned());
+        }
+        if matches!(&self.sink, SinkConfig::Rabbitmq(sink) if sink.exchange.len() > 255) {
+            return wrong("the name of an exchange has at most 255 bytes".to_owned());
         }
         self.template().map(|_| ())
     }

@@ -29,7 +29,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 
-/// Relay the feed of a transactional outbox to Kafka, NATS, RabbitMQ, Redis or a file
+/// Relay the feed of a transactional outbox to Kafka, NATS, RabbitMQ, Redis, another PostgreSQL or a file
 #[derive(Debug, Parser)]
 #[command(name = "outbox-relay", version, about, max_term_width = 100)]
 struct Args {
@@ -69,13 +69,16 @@ fn main() -> ExitCode {
             return ExitCode::from(6);
         }
     };
-    match runtime.block_on(execute(args.command)) {
-        Ok(code) => ExitCode::from(code),
+    let code = match runtime.block_on(execute(args.command)) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("outbox-relay: {}", error.report());
-            ExitCode::from(exit_code(&error))
+            exit_code(&error)
         }
-    }
+    };
+    // The client of a broker that hangs may still wait for it in a thread of its own.
+    runtime.shutdown_background();
+    ExitCode::from(code)
 }
 
 fn exit_code(error: &Error) -> u8 {

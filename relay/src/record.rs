@@ -7,6 +7,8 @@ use outbox_core::message::Message;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::source::Place;
+
 /// The layout of a record.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
@@ -136,6 +138,11 @@ impl Layout {
 }
 
 impl Record {
+    /// Returns the place of the message in the feed.
+    pub(crate) fn place(&self) -> Place {
+        Place { epoch: self.epoch, position: self.position }
+    }
+
     /// Returns the value of a header.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())

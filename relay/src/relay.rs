@@ -103,7 +103,7 @@ impl Batch {
             return self.last.clone();
         }
         let record = self.records.get(sent.stored.checked_sub(1)?)?;
-        Some((Place { epoch: record.epoch, position: record.position }, record.webhook_id.clone()))
+        Some((record.place(), record.webhook_id.clone()))
     }
 }
 
@@ -468,19 +468,24 @@ impl Relay {
             OnRefused::Skip => "skip",
             OnRefused::DeadLetter => {
                 let topic = self.settings.dead_letter_topic.clone().unwrap_or_default();
-                let record = match layout.record(message, place.epoch, topic.clone()) {
+                let mut record = match layout.record(message, place.epoch, topic.clone()) {
                     Ok(record) => record.dead_letter(&topic, why, limit),
                     Err(why) => return Ok(Some(Pause::Stop(why))),
                 };
-                if let Some(why) = self.sink.refuses(&record) {
-                    return Ok(Some(Pause::Stop(format!("the dead letter is refused, too: {why}"))));
-                }
-                match self.sink.send(&[record]).await.failure {
-                    None => "dead-letter",
-                    Some(Failure::Retry(why)) => return Ok(Some(Pause::Reopen(why))),
-                    Some(Failure::Refused(why)) => {
-                        return Ok(Some(Pause::Stop(format!("the dead letter is refused, too: {why}"))));
+                loop {
+                    let refused = match self.sink.refuses(&record) {
+                        Some(why) => why,
+                        None => match self.sink.send(std::slice::from_ref(&record)).await.failure {
+                            None => break "dead-letter",
+                            Some(Failure::Retry(why)) => return Ok(Some(Pause::Reopen(why))),
+                            Some(Failure::Refused(why)) => why,
+                        },
+                    };
+                    if record.body.is_empty() {
+                        return Ok(Some(Pause::Stop(format!("the dead letter is refused, too: {refused}"))));
                     }
+                    // The limit of its topic may be smaller than the broker's.
+                    record.body = bytes::Bytes::new();
                 }
             }
         };

@@ -315,7 +315,8 @@ async fn within<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
     }
 }
 
-fn target(dsn: &str) -> Result<Target> {
+/// Reads a connection string. A connection whose data stay unacknowledged counts as lost.
+pub(crate) fn target(dsn: &str) -> Result<Target> {
     let mut target = Target::parse(dsn)?;
     if target.config.get_tcp_user_timeout().is_none() {
         target.config.tcp_user_timeout(UNACKNOWLEDGED);

@@ -62,9 +62,24 @@ impl Sink for FileSink {
         let Some(path) = &self.path else { return Ok(Opened { limit, last: None }) };
         let shown = |error: std::io::Error| format!("cannot open {}: {error}", path.display());
         let mut file = OpenOptions::new().create(true).read(true).append(true).open(path).map_err(shown)?;
-        let (length, last) = continue_file(&mut file).map_err(shown)?;
+        let (length, last) = last_line(&mut file).map_err(shown)?;
+        // A relay that was killed may have left an incomplete line.
+        if file.metadata().map_err(shown)?.len() > length {
+            file.set_len(length).map_err(shown)?;
+        }
         self.file = Some((file, length));
         Ok(Opened { limit, last })
+    }
+
+    async fn look(&mut self) -> Result<Opened, String> {
+        let limit = LONGEST;
+        let Some(path) = &self.path else { return Ok(Opened { limit, last: None }) };
+        let shown = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
+        match File::open(path) {
+            Ok(mut file) => Ok(Opened { limit, last: last_line(&mut file).map_err(shown)?.1 }),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Opened { limit, last: None }),
+            Err(error) => Err(shown(error)),
+        }
     }
 
     fn refuses(&self, record: &Record) -> Option<String> {
@@ -139,8 +154,8 @@ fn line(record: &Record) -> Line<'_> {
     Line { topic: &record.topic, key: record.key.as_deref(), headers, body, body_base64 }
 }
 
-/// Removes an incomplete last line, and returns the length of the file and the marks of its last line.
-fn continue_file(file: &mut File) -> std::io::Result<(u64, Option<Last>)> {
+/// Returns the length of the complete lines of a file, and the marks of the last one.
+fn last_line(file: &mut File) -> std::io::Result<(u64, Option<Last>)> {
     let size = file.seek(SeekFrom::End(0))?;
     let mut window = size.min(64 * 1024);
     let (tail, start) = loop {
@@ -156,9 +171,6 @@ fn continue_file(file: &mut File) -> std::io::Result<(u64, Option<Last>)> {
     };
     let complete = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
     let end = start + complete as u64;
-    if end < size {
-        file.set_len(end)?;
-    }
     let last = tail[..complete].split(|byte| *byte == b'\n').rev().find(|line| !line.is_empty());
     let Some(last) = last else { return Ok((end, None)) };
     let not_ours = || std::io::Error::other("its last line was not written by a relay");

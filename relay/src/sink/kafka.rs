@@ -11,7 +11,7 @@
 //! The metadata of that offset is the source of the messages. A relay of another database finds it and stops. Without
 //! `transactional`, the offset is written once, for this purpose.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ use ::rdkafka::topic_partition_list::{Offset, TopicPartitionList, TopicPartition
 use async_trait::async_trait;
 use tokio::task::spawn_blocking;
 
-use super::{Failure, Last, Opened, Sent, Sink};
-use crate::config::KafkaConfig;
+use super::{Failure, Last, Opened, Refused, Sent, Sink};
+use crate::config::{KafkaConfig, credentials};
 use crate::record::{Binding, Record, SOURCE};
 use crate::source::Place;
 
@@ -60,8 +60,7 @@ pub(super) struct KafkaSink {
     alone: bool,
     /// The largest batch that a topic takes.
     limits: HashMap<String, usize>,
-    /// The record that made the last transaction fail: its id and the reason.
-    refused: Option<(String, String)>,
+    refused: Refused,
 }
 
 struct Session {
@@ -115,7 +114,7 @@ impl KafkaSink {
             batch_bytes: BATCH_BYTES,
             alone: false,
             limits: HashMap::new(),
-            refused: None,
+            refused: Refused::default(),
         }
     }
 
@@ -134,14 +133,9 @@ impl KafkaSink {
             (false, None) => "plaintext",
         };
         client.set("security.protocol", protocol);
-        match (&config.user, &config.password) {
-            (Some(user), Some(password)) => {
-                client.set("sasl.mechanism", config.mechanism.as_deref().unwrap_or("PLAIN"));
-                client.set("sasl.username", user);
-                client.set("sasl.password", password.read().map_err(|error| error.to_string())?);
-            }
-            (None, None) => {}
-            _ => return Err("user and password belong together".to_owned()),
+        if let Some((user, password)) = credentials(config.user.as_deref(), config.password.as_ref())? {
+            client.set("sasl.mechanism", config.mechanism.as_deref().unwrap_or("PLAIN"));
+            client.set("sasl.username", user).set("sasl.password", password);
         }
         if let Some(path) = &config.ca_file {
             client.set("ssl.ca.location", path.display().to_string());
@@ -149,7 +143,7 @@ impl KafkaSink {
         Ok(client)
     }
 
-    fn producer(&self) -> Result<ClientConfig, String> {
+    fn producer(&self, transactional: bool) -> Result<ClientConfig, String> {
         let mut client = self.client()?;
         client
             .set("enable.idempotence", "true")
@@ -164,7 +158,7 @@ impl KafkaSink {
         if let Some(compression) = &self.config.compression {
             client.set("compression.type", compression);
         }
-        if self.config.transactional {
+        if transactional {
             client.set("transactional.id", self.group());
         } else {
             // A record that the client gives up leaves a gap. This sink gives up for it, and drops the client.
@@ -173,21 +167,26 @@ impl KafkaSink {
         Ok(client)
     }
 
-    /// Asks for the limit of a topic. `None`: the topic does not exist yet.
-    async fn limit_of(session: &Session, topic: &str) -> Result<Option<usize>, String> {
+    /// Asks for the limits of topics. A topic that does not exist yet has none.
+    async fn limits_of(session: &Session, topics: &BTreeSet<&str>) -> Result<Vec<(String, usize)>, String> {
         let options = AdminOptions::new().request_timeout(Some(PATIENCE));
-        let resource = [ResourceSpecifier::Topic(topic)];
-        let found = session.admin.describe_configs(&resource, &options).await.map_err(|error| error.to_string())?;
-        match found.into_iter().next() {
-            Some(Ok(config)) => {
-                let entry = config.get("max.message.bytes").and_then(|entry| entry.value.as_deref());
-                Ok(entry.and_then(|value| value.parse().ok()))
+        let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+        let found = session.admin.describe_configs(&resources, &options).await.map_err(|error| error.to_string())?;
+        let mut limits = Vec::with_capacity(topics.len());
+        // The answers are in the order of the questions.
+        for (topic, answer) in topics.iter().zip(found) {
+            match answer {
+                Ok(config) => {
+                    let entry = config.get("max.message.bytes").and_then(|entry| entry.value.as_deref());
+                    limits.extend(entry.and_then(|value| value.parse().ok()).map(|limit| ((*topic).to_owned(), limit)));
+                }
+                Err(RDKafkaErrorCode::UnknownTopicOrPartition) => {}
+                // Without the right to describe a topic, the broker refuses a record that is too large.
+                Err(RDKafkaErrorCode::TopicAuthorizationFailed) => limits.push(((*topic).to_owned(), usize::MAX)),
+                Err(code) => return Err(format!("topic \"{topic}\": {code}")),
             }
-            Some(Err(RDKafkaErrorCode::UnknownTopicOrPartition)) | None => Ok(None),
-            // Without the right to describe a topic, the broker refuses a record that is too large.
-            Some(Err(RDKafkaErrorCode::TopicAuthorizationFailed)) => Ok(Some(usize::MAX)),
-            Some(Err(code)) => Err(format!("topic \"{topic}\": {code}")),
         }
+        Ok(limits)
     }
 
     /// Asks for the limits of all topics of these records. Returns whether all are larger than a batch of the producer.
@@ -196,20 +195,20 @@ impl KafkaSink {
         if self.limits.len() > REMEMBERED {
             self.limits.clear();
         }
-        for record in records {
-            if !self.limits.contains_key(&record.topic)
-                && let Some(limit) = KafkaSink::limit_of(session, &record.topic).await?
-            {
-                self.limits.insert(record.topic.clone(), limit);
-                let most = limit.saturating_sub(FRAME).max(1);
-                if most < self.batch_bytes {
-                    // The next producer has smaller batches: the topic refuses larger ones.
-                    self.batch_bytes = most;
-                    return Ok(false);
-                }
-            }
+        let topics: BTreeSet<&str> = records
+            .iter()
+            .map(|record| record.topic.as_str())
+            .filter(|topic| !self.limits.contains_key(*topic))
+            .collect();
+        if topics.is_empty() {
+            return Ok(true);
         }
-        Ok(true)
+        self.limits.extend(KafkaSink::limits_of(session, &topics).await?);
+        let smallest = self.limits.values().min().map_or(BATCH_BYTES, |limit| limit.saturating_sub(FRAME).max(1));
+        // The next producer has smaller batches: the topic refuses larger ones.
+        let fits = smallest >= self.batch_bytes;
+        self.batch_bytes = self.batch_bytes.min(smallest);
+        Ok(fits)
     }
 
     /// Returns why a topic does not take a record, as far as its limit is known.
@@ -223,8 +222,11 @@ impl KafkaSink {
         let (Some(topic), false) = (topic, session.claimed) else { return Ok(()) };
         let offsets = offsets(topic, Place::default(), record).map_err(|error| error.to_string())?;
         let group = session.group.clone();
-        spawn_blocking(move || group.commit(&offsets, CommitMode::Sync))
+        // The call itself waits for ever.
+        let committed = spawn_blocking(move || group.commit(&offsets, CommitMode::Sync));
+        tokio::time::timeout(STORED_WITHIN, committed)
             .await
+            .map_err(|_| "the brokers did not store the source of the relay in time".to_owned())?
             .map_err(|error| error.to_string())?
             .map_err(|error| session.watch.explain(&error))?;
         session.claimed = true;
@@ -282,7 +284,7 @@ impl KafkaSink {
         session.producer.begin_transaction()?;
         let sent = KafkaSink::produce(session, records).await;
         let whole = sent.failure.is_none();
-        let offsets = offsets(topic, Place { epoch: last.epoch, position: last.position }, last)?;
+        let offsets = offsets(topic, last.place(), last)?;
         let (producer, group) = (session.producer.clone(), session.group.clone());
         let done = spawn_blocking(move || {
             if !whole {
@@ -296,33 +298,14 @@ impl KafkaSink {
         Ok(sent)
     }
 
-    /// Ends the client. Records that were not answered yet are dropped.
-    async fn close(&mut self) {
-        if let Some(session) = self.session.take() {
-            // Dropping a client waits for its threads.
-            let _ = spawn_blocking(move || drop(session)).await;
-        }
-    }
-}
-
-#[async_trait]
-impl Sink for KafkaSink {
-    fn binding(&self) -> Binding {
-        Binding { prefix: "ce_", ascii: false, key_header: false }
-    }
-
-    fn describe(&self) -> String {
-        let how = if self.config.transactional { ", transactional" } else { "" };
-        format!("kafka {}{how}", self.config.brokers)
-    }
-
-    async fn open(&mut self) -> Result<Opened, String> {
+    /// Opens the clients.
+    async fn connect(&mut self, transactional: bool) -> Result<Opened, String> {
         self.close().await;
         // The limits may have been changed.
         self.limits.clear();
-        let (producer, mut group) = (self.producer()?, self.client()?);
+        let (producer, mut group) = (self.producer(transactional)?, self.client()?);
         group.set("group.id", self.group()).set("enable.auto.commit", "false");
-        let (watch, topic, transactional) = (Watch::default(), self.position_topic.clone(), self.config.transactional);
+        let (watch, topic) = (Watch::default(), self.position_topic.clone());
         let (shared, relay) = (watch.clone(), self.relay.clone());
         let opened = spawn_blocking(move || {
             let explain = |error: KafkaError| watch.explain(&error);
@@ -355,14 +338,39 @@ impl Sink for KafkaSink {
         Ok(Opened { limit: BATCH_BYTES, last })
     }
 
+    /// Ends the client. Records that were not answered yet are dropped.
+    async fn close(&mut self) {
+        if let Some(session) = self.session.take() {
+            // Dropping a client waits for its threads.
+            let _ = spawn_blocking(move || drop(session)).await;
+        }
+    }
+}
+
+#[async_trait]
+impl Sink for KafkaSink {
+    fn binding(&self) -> Binding {
+        Binding { prefix: "ce_", ascii: false, key_header: false }
+    }
+
+    fn describe(&self) -> String {
+        let how = if self.config.transactional { ", transactional" } else { "" };
+        format!("kafka {}{how}", self.config.brokers)
+    }
+
+    async fn open(&mut self) -> Result<Opened, String> {
+        self.connect(self.config.transactional).await
+    }
+
+    /// A producer with the transactional id would fence the relay at work.
+    async fn look(&mut self) -> Result<Opened, String> {
+        self.connect(false).await
+    }
     fn refuses(&self, record: &Record) -> Option<String> {
         if !is_topic(&record.topic) {
             return Some(format!("\"{}\" is not the name of a topic", record.topic.escape_default()));
         }
-        match &self.refused {
-            Some((id, why)) if *id == record.webhook_id => Some(why.clone()),
-            _ => self.too_large(record),
-        }
+        self.refused.reason(record).or_else(|| self.too_large(record))
     }
 
     async fn send(&mut self, records: &[Record]) -> Sent {
@@ -387,7 +395,7 @@ impl Sink for KafkaSink {
             _ => KafkaSink::produce(session, records).await,
         };
         let Some(failure) = sent.failure.take() else {
-            self.refused = None;
+            self.refused.forget();
             self.alone = false;
             sent.failure = rest.first().and_then(|record| self.too_large(record)).map(Failure::Refused);
             return sent;
@@ -403,9 +411,9 @@ impl Sink for KafkaSink {
                 self.alone = true;
                 Failure::Retry(why)
             }
-            Failure::Refused(why) if self.config.transactional => {
-                // The next transaction ends before this record.
-                self.refused = failed.map(|record| (record.webhook_id.clone(), why.clone()));
+            Failure::Refused(why) => {
+                // The client is opened again, for a dead letter, too.
+                failed.into_iter().for_each(|record| self.refused.remember(record, &why));
                 Failure::Retry(why)
             }
             other => other,

@@ -30,6 +30,11 @@ pub(crate) trait Sink: Send + std::fmt::Debug {
     /// Connects, or connects again after a failure, and checks what can be checked without sending.
     async fn open(&mut self) -> std::result::Result<Opened, String>;
 
+    /// Connects as `open` does, but changes nothing that a relay at work relies on.
+    async fn look(&mut self) -> std::result::Result<Opened, String> {
+        self.open().await
+    }
+
     /// Says whether the relay continues where it was, and no operator has reset its cursor to send messages again.
     fn resume(&mut self, _resumes: bool) {}
 
@@ -38,7 +43,8 @@ pub(crate) trait Sink: Send + std::fmt::Debug {
 
     /// Sends records in this order and waits until the broker has stored them.
     ///
-    /// The result says how many records from the first on are stored. No record after those of the same key is stored. A
+    /// The result says how many records from the first on are stored. Fewer than all without a failure: the others can be
+    /// sent next. No record after those of the same key is stored. A
     /// record that is stored already counts as stored.
     async fn send(&mut self, records: &[Record]) -> Sent;
 }
@@ -97,6 +103,27 @@ impl Sent {
     /// The result when sending failed for now.
     pub(crate) fn retry(stored: usize, why: impl Into<String>) -> Sent {
         Sent { stored, failure: Some(Failure::Retry(why.into())) }
+    }
+}
+
+/// The record that a broker has refused after it was sent. The next batch ends before it, so that nothing of its batch is lost
+/// with it. Its dead letter has another topic.
+#[derive(Debug, Default)]
+struct Refused(Option<(String, String, String)>);
+
+impl Refused {
+    fn remember(&mut self, record: &Record, why: &str) {
+        self.0 = Some((record.topic.clone(), record.webhook_id.clone(), why.to_owned()));
+    }
+
+    fn forget(&mut self) {
+        self.0 = None;
+    }
+
+    /// Returns why the broker has refused this record.
+    fn reason(&self, record: &Record) -> Option<String> {
+        let (topic, id, why) = self.0.as_ref()?;
+        (*topic == record.topic && *id == record.webhook_id).then(|| why.clone())
     }
 }
 

@@ -27,9 +27,8 @@ use async_trait::async_trait;
 use futures_util::StreamExt as _;
 
 use super::{Failure, Last, Opened, Sent, Sink, without_credentials};
-use crate::config::NatsConfig;
+use crate::config::{NatsConfig, credentials};
 use crate::record::{Binding, RELAY, Record, SOURCE};
-use crate::source::Place;
 
 /// How long the server may take for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -84,10 +83,8 @@ impl NatsSink {
                 .credentials(&text)
                 .map_err(|_| format!("{} is not a file of NATS credentials", path.display()))?;
         }
-        match (&config.user, &config.password) {
-            (Some(user), Some(password)) => options = options.user_and_password(user.clone(), secret(password)?),
-            (None, None) => {}
-            _ => return Err("user and password belong together".to_owned()),
+        if let Some((user, password)) = credentials(config.user.as_deref(), config.password.as_ref())? {
+            options = options.user_and_password(user, password);
         }
         if let Some(token) = &config.token {
             options = options.token(secret(token)?);
@@ -280,11 +277,11 @@ async fn is_ahead(target: &Target, end: u64, next: &Record) -> Result<bool, Stri
     if end.saturating_sub(target.end) > LOOK_BACK {
         return Ok(true);
     }
-    let of = |name: &str| next.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
     for sequence in target.end + 1..=end {
         let Some(message) = message(&target.stream, sequence).await? else { continue };
-        let is_of_us = |last: &Last| of(SOURCE) == Some(&last.source) && of(RELAY) == Some(&last.relay);
-        let place = Place { epoch: next.epoch, position: next.position };
+        let is_of_us =
+            |last: &Last| next.header(SOURCE) == Some(&last.source) && next.header(RELAY) == Some(&last.relay);
+        let place = next.place();
         if marks(&message.headers).is_some_and(|last| is_of_us(&last) && last.place >= place) {
             return Ok(true);
         }

@@ -1,23 +1,23 @@
 //! Another PostgreSQL with pg_outbox: a function of it handles each message exactly once.
 //!
-//! A batch is one transaction that calls the function for each message, and records the last position in `outbox.inbox`. An
-//! instance that was replaced finds the position there, and its transaction fails.
+//! A batch is one transaction that calls the function for each message, and records the last position in `outbox.inbox`. A lock
+//! of the transaction keeps another instance, or a commit of this one that is still under way, from handling the same messages
+//! at the same time.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use pg_outbox::connect::Target;
 use pg_outbox::error::{Error, Kind};
 use pg_outbox::tokio_postgres::types::{ToSql, Type};
 use pg_outbox::tokio_postgres::{Client, Transaction};
 use serde_json::{Map, Value};
 
-use super::{Failure, Opened, Sent, Sink};
+use super::{Opened, Refused, Sent, Sink};
 use crate::config::PostgresConfig;
 use crate::record::{Binding, RELAY, Record, SOURCE};
-use crate::source::Place;
+use crate::source::{Place, target};
 
-/// How long a transaction may take.
+/// How long a statement may take. After this time, a transaction handles no further message.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The largest message. PostgreSQL takes values of 1 GB, in a message of the protocol with the others.
@@ -28,8 +28,9 @@ const LIMIT: usize = 512 * 1024 * 1024;
 pub(super) struct PostgresSink {
     config: PostgresConfig,
     session: Option<Session>,
-    /// The record that made the last transaction fail: its id and the reason.
-    refused: Option<(String, String)>,
+    refused: Refused,
+    /// Whether each transaction handles one message, because the commit of several has failed.
+    alone: bool,
 }
 
 #[derive(Debug)]
@@ -60,11 +61,11 @@ impl From<pg_outbox::tokio_postgres::Error> for End {
 
 impl PostgresSink {
     pub(super) fn new(config: PostgresConfig) -> PostgresSink {
-        PostgresSink { config, session: None, refused: None }
+        PostgresSink { config, session: None, refused: Refused::default(), alone: false }
     }
 
     async fn connect(&self) -> Result<Session, Error> {
-        let client = Target::parse(&self.config.dsn()?)?.connect().await?;
+        let client = target(&self.config.dsn()?)?.connect().await?;
         let settings = format!(
             "set statement_timeout = {0}; set idle_in_transaction_session_timeout = {0}; set tcp_user_timeout = {0};
              set application_name = 'outbox-relay'",
@@ -86,30 +87,24 @@ impl PostgresSink {
         Ok(Session { client, call: format!("select {name}($1, $2, $3, $4)") })
     }
 
-    /// Handles the records that the database has not handled yet, in a transaction.
-    async fn handle(session: &mut Session, records: &[Record]) -> Result<(), End> {
-        let Some(last) = records.last() else { return Ok(()) };
+    /// Handles the records that the database has not handled yet, in a transaction: all, or as many as there is time for.
+    /// Returns how many from the first on are handled.
+    async fn handle(session: &mut Session, records: &[Record]) -> Result<usize, End> {
+        let (Some(first), begun) = (records.first(), Instant::now()) else { return Ok(0) };
         let transaction = session.client.transaction().await?;
-        let done = handled(&transaction, last).await?;
-        for (i, record) in records.iter().enumerate() {
-            if (Place { epoch: record.epoch, position: record.position }) <= done {
-                continue;
+        let done = handled(&transaction, first).await?;
+        let mut upto = 0;
+        for record in records {
+            if upto > 0 && begun.elapsed() > PATIENCE {
+                break;
             }
-            let headers: Map<String, Value> =
-                record.headers.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
-            let headers = Value::Object(headers);
-            let body: &[u8] = &record.body;
-            let params: [(&(dyn ToSql + Sync), Type); 4] =
-                [(&record.topic, Type::TEXT), (&record.key, Type::TEXT), (&headers, Type::JSONB), (&body, Type::BYTEA)];
-            if let Err(error) = transaction.query_typed(&session.call, &params).await {
-                let error = Error::from(error);
-                return Err(match error.kind() {
-                    Kind::Retry => End::Retry(error.report()),
-                    _ => End::Refused(i, format!("{}: {error}", error.code())),
-                });
+            if record.place() > done {
+                call(&transaction, &session.call, record).await.map_err(|error| refusal(upto, error))?;
             }
+            upto += 1;
         }
-        if (Place { epoch: last.epoch, position: last.position }) > done {
+        let last = &records[upto - 1];
+        if last.place() > done {
             let params: [(&(dyn ToSql + Sync), Type); 4] = [
                 (&last.header(SOURCE), Type::TEXT),
                 (&last.position, Type::INT8),
@@ -120,17 +115,44 @@ impl PostgresSink {
                 .query_typed("select outbox.inbox_begin($1, $2, epoch => $3, stream => 'relay:' || $4)", &params)
                 .await?;
             if rows.first().map(|row| row.try_get(0)).transpose()? != Some(true) {
-                return Err(End::Retry("another instance of the relay has handled these messages".to_owned()));
+                return Err(End::Retry("these messages were handled already".to_owned()));
             }
         }
-        Ok(transaction.commit().await?)
+        // Deferred constraints are checked now.
+        transaction.commit().await.map_err(|error| refusal(upto - 1, error.into()))?;
+        Ok(upto)
     }
 }
 
-/// Returns the last message that the database has handled.
+/// Calls the function with a message.
+async fn call(transaction: &Transaction<'_>, call: &str, record: &Record) -> Result<(), Error> {
+    let headers: Map<String, Value> =
+        record.headers.iter().map(|(name, value)| (name.clone(), Value::from(value.as_str()))).collect();
+    let headers = Value::Object(headers);
+    let body: &[u8] = &record.body;
+    let params: [(&(dyn ToSql + Sync), Type); 4] =
+        [(&record.topic, Type::TEXT), (&record.key, Type::TEXT), (&headers, Type::JSONB), (&body, Type::BYTEA)];
+    transaction.query_typed(call, &params).await?;
+    Ok(())
+}
+
+/// Whether an error of the function concerns the message, or the state of the database.
+fn refusal(index: usize, error: Error) -> End {
+    let state = error.code();
+    let of_database = ["42501", "42883", "42P01", "3F000"].contains(&state) || state.starts_with("58");
+    if error.kind() == Kind::Retry || of_database {
+        return End::Retry(error.report());
+    }
+    End::Refused(index, format!("{state}: {error}"))
+}
+
+/// Locks the position of the relay, and returns the last message that the database has handled.
 async fn handled(transaction: &Transaction<'_>, record: &Record) -> Result<Place, End> {
     let params: [(&(dyn ToSql + Sync), Type); 2] =
         [(&record.header(SOURCE), Type::TEXT), (&record.header(RELAY), Type::TEXT)];
+    // The next statement has a snapshot of its own, and sees the commit that the lock has waited for.
+    let lock = "select pg_advisory_xact_lock(hashtextextended(format('pg_outbox relay %s %s', $1, $2), 0))";
+    transaction.query_typed(lock, &params).await?;
     let rows = transaction
         .query_typed(
             "select i.epoch, i.position from outbox.inbox i where i.source = $1 and i.stream = 'relay:' || $2",
@@ -155,28 +177,35 @@ impl Sink for PostgresSink {
 
     async fn open(&mut self) -> Result<Opened, String> {
         self.session = None;
-        self.session = Some(self.connect().await.map_err(|error| error.report())?);
+        let session = tokio::time::timeout(PATIENCE, self.connect()).await;
+        let session = session.map_err(|_| "the database did not answer in time".to_owned())?;
+        self.session = Some(session.map_err(|error| error.report())?);
         Ok(Opened { limit: LIMIT, last: None })
     }
 
     fn refuses(&self, record: &Record) -> Option<String> {
-        match &self.refused {
-            Some((id, why)) if *id == record.webhook_id => Some(why.clone()),
-            _ => (record.size() > LIMIT).then(|| format!("the message has about {} bytes", record.size())),
-        }
+        let too_large = || (record.size() > LIMIT).then(|| format!("the message has about {} bytes", record.size()));
+        self.refused.reason(record).or_else(too_large)
     }
 
     async fn send(&mut self, records: &[Record]) -> Sent {
         let Some(session) = &mut self.session else { return Sent::retry(0, "not connected") };
-        match tokio::time::timeout(PATIENCE * 2, PostgresSink::handle(session, records)).await {
-            Ok(Ok(())) => {
-                self.refused = None;
-                Sent::all(records)
+        let records = if self.alone { records.get(..1).unwrap_or_default() } else { records };
+        match tokio::time::timeout(PATIENCE * 3, PostgresSink::handle(session, records)).await {
+            Ok(Ok(stored)) => {
+                self.refused.forget();
+                Sent { stored, failure: None }
             }
-            Ok(Err(End::Refused(i, why))) => {
-                // The transaction was rolled back. The next one ends before this record.
-                self.refused = records.get(i).map(|record| (record.webhook_id.clone(), why.clone()));
-                Sent { stored: 0, failure: Some(Failure::Retry(why)) }
+            Ok(Err(End::Refused(index, why))) => {
+                // The transaction was rolled back. If it was the commit that failed, any of its messages may be the cause.
+                match records.get(index) {
+                    Some(record) if index + 1 < records.len() || records.len() == 1 => {
+                        self.refused.remember(record, &why);
+                        self.alone = false;
+                    }
+                    _ => self.alone = true,
+                }
+                Sent::retry(0, why)
             }
             Ok(Err(End::Retry(why))) => Sent::retry(0, why),
             Err(_) => Sent::retry(0, "the database did not answer in time"),

@@ -20,7 +20,7 @@ use lapin::uri::AMQPUri;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ExchangeKind, PublisherConfirm};
 
 use super::{Failure, Opened, Sent, Sink, without_credentials};
-use crate::config::RabbitmqConfig;
+use crate::config::{RabbitmqConfig, credentials};
 use crate::record::{Binding, Record};
 
 /// How long the server may take for an answer. A confirmation waits for the disks of a quorum of servers.
@@ -57,13 +57,9 @@ impl RabbitmqSink {
         let config = &self.config;
         // The text of the error may contain the URL.
         let mut uri = AMQPUri::from_str(&config.url).map_err(|_| "the url is malformed".to_owned())?;
-        match (&config.user, &config.password) {
-            (Some(user), Some(password)) => {
-                uri.authority.userinfo.username.clone_from(user);
-                uri.authority.userinfo.password = password.read().map_err(|error| error.to_string())?;
-            }
-            (None, None) => {}
-            _ => return Err("user and password belong together".to_owned()),
+        if let Some((user, password)) = credentials(config.user.as_deref(), config.password.as_ref())? {
+            uri.authority.userinfo.username = user;
+            uri.authority.userinfo.password = password;
         }
         let mut tls = OwnedTLSConfig::default();
         if let Some(path) = &config.ca_file {
@@ -168,16 +164,21 @@ impl Sink for RabbitmqSink {
             let mut waiting = Vec::with_capacity(known);
             let mut failed = None;
             for record in &rest[..known] {
-                match RabbitmqSink::publish(&session.channel, &self.config.exchange, record).await {
-                    Ok(confirm) => waiting.push(confirm),
-                    Err(error) => {
-                        failed = Some(Failure::Retry(error.to_string()));
-                        break;
-                    }
+                // A server that is short of memory or disk reads nothing until it has some again.
+                let publish = RabbitmqSink::publish(&session.channel, &self.config.exchange, record);
+                match tokio::time::timeout(PATIENCE, publish).await {
+                    Ok(Ok(confirm)) => waiting.push(confirm),
+                    Ok(Err(error)) => failed = Some(Failure::Retry(error.to_string())),
+                    Err(_) => failed = Some(Failure::Retry("the server takes no messages for now".to_owned())),
+                }
+                if failed.is_some() {
+                    break;
                 }
             }
             for confirm in waiting {
                 if let Err(failure) = RabbitmqSink::confirmed(confirm).await {
+                    // Its binding may have been removed.
+                    session.routed.remove(&records[stored].topic);
                     return Sent { stored, failure: Some(failure) };
                 }
                 stored += 1;

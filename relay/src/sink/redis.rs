@@ -74,7 +74,7 @@ impl RedisSink {
             _ => return Err(Failure::Refused(format!("\"{stream}\" is not a stream"))),
         }
         let info: StreamInfoStreamReply = session.xinfo_stream(stream).await.map_err(later)?;
-        let ours = record.headers.iter().find(|(name, _)| name == SOURCE).map(|(_, value)| value.clone());
+        let ours = record.header(SOURCE).map(str::to_owned);
         if info.length > 0 && info.last_entry.get::<String>(SOURCE) != ours {
             return Err(Failure::Retry(format!("the stream \"{stream}\" has entries of another source")));
         }

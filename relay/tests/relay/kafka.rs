@@ -24,9 +24,12 @@ fn client(broker: &Broker) -> ClientConfig {
 }
 
 async fn make_topic(broker: &Broker, max_message_bytes: &str) {
+    make_topic_of(broker, TOPIC, max_message_bytes).await;
+}
+
+async fn make_topic_of(broker: &Broker, name: &str, max_message_bytes: &str) {
     let admin: AdminClient<DefaultClientContext> = client(broker).create().unwrap();
-    let topic =
-        NewTopic::new(TOPIC, PARTITIONS, TopicReplication::Fixed(1)).set("max.message.bytes", max_message_bytes);
+    let topic = NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1)).set("max.message.bytes", max_message_bytes);
     let made = admin.create_topics(&[topic], &AdminOptions::new().request_timeout(Some(PATIENCE))).await.unwrap();
     assert!(made[0].is_ok(), "{made:?}");
 }
@@ -61,6 +64,10 @@ fn stored_record(message: &BorrowedMessage<'_>) -> Stored {
 
 /// Returns all records of the topic, partition by partition.
 async fn stored(broker: &Broker, isolation: &'static str) -> Vec<Stored> {
+    stored_in(broker, TOPIC, isolation).await
+}
+
+async fn stored_in(broker: &Broker, topic: &'static str, isolation: &'static str) -> Vec<Stored> {
     let mut config = client(broker);
     config.set("group.id", "test").set("isolation.level", isolation).set("enable.partition.eof", "true");
     tokio::task::spawn_blocking(move || {
@@ -68,7 +75,7 @@ async fn stored(broker: &Broker, isolation: &'static str) -> Vec<Stored> {
         let mut found = Vec::new();
         for partition in 0..PARTITIONS {
             let mut assigned = TopicPartitionList::new();
-            assigned.add_partition_offset(TOPIC, partition, Offset::Beginning).unwrap();
+            assigned.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
             consumer.assign(&assigned).unwrap();
             let begun = std::time::Instant::now();
             loop {
@@ -243,6 +250,44 @@ async fn a_limit_that_is_lowered_later_lets_nothing_overtake_either() {
         assert!(more.is_empty() || after.is_empty(), "{more}: {after:?}");
         assert_eq!(relay.terminate().await, 4);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_the_broker_refuses_is_dead_lettered_without_the_body_that_its_topic_does_not_take() {
+    for more in ["", "transactional = true"] {
+        let (db, broker) = (Database::new().await, Broker::kafka().await);
+        make_topic(&broker, "20000").await;
+        make_topic_of(&broker, "dead", "20000").await;
+        db.enqueue(1, 3).await;
+        let large =
+            "select outbox.enqueue('order.created', jsonb_build_object('n', 4, 'x', repeat('x', 30000)), key => 'k1')";
+        db.client.execute(large, &[]).await.unwrap();
+        db.enqueue(5, 9).await;
+        let relay = "topic = \"orders\"\non_refused = \"dead-letter\"\ndead_letter_topic = \"dead\"";
+        Config::new(&db, relay, &sink(&broker, more)).succeed().await;
+        let mut seen = in_order(&without_repeats(stored(&broker, "read_committed").await));
+        seen.sort_unstable();
+        assert_eq!(seen, [1, 2, 3, 5, 6, 7, 8, 9], "{more}");
+        let dead = stored_in(&broker, "dead", "read_committed").await;
+        assert_eq!(dead.iter().map(|record| record.place).collect::<Vec<_>>(), [(1, 4)], "{more}");
+        assert!(dead[0].headers["outbox-refusal"].contains("the topic takes 20000") && dead[0].n == -1, "{dead:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_leaves_a_relay_at_work_alone() {
+    let (db, broker) = (Database::new().await, Broker::kafka().await);
+    make_topic(&broker, "1048588").await;
+    let config = Config::new(&db, RELAY, &sink(&broker, "transactional = true"));
+    let relay = config.run();
+    db.enqueue(1, 100).await;
+    wait_until_relayed(&db, 100).await;
+    let (code, text) = config.check().await;
+    assert!(code == 0 && text.contains("ends with position 100"), "{text}");
+    db.enqueue(101, 200).await;
+    wait_until_relayed(&db, 200).await;
+    assert!(!relay.log().contains("the broker failed"), "{}", relay.log());
+    assert_eq!(relay.terminate().await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
