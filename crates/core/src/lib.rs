@@ -12,6 +12,8 @@ pub mod digest;
 pub mod digits;
 pub mod dns;
 pub mod egress;
+#[cfg(feature = "encryption")]
+pub mod encrypt;
 pub mod error;
 pub mod fair;
 pub mod filter;
@@ -31,6 +33,7 @@ pub mod sign;
 pub mod stream;
 pub mod topic;
 pub mod topic_template;
+pub mod upcast;
 pub mod url;
 pub mod verify;
 pub mod webhook_id;
