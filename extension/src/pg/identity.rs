@@ -84,6 +84,8 @@ unsafe fn switched<T>(role: Oid, flags: u32, work: impl FnOnce() -> Result<T>) -
 /// A function, as the catalogue describes it.
 pub struct Function {
     oid: Oid,
+    /// The transaction that has last created or replaced the function.
+    xmin: u32,
     name: CString,
     pub owner: Oid,
     arguments: Vec<Oid>,
@@ -105,6 +107,7 @@ impl Function {
             let count = (*row).pronargs.max(0) as usize;
             let found = Function {
                 oid,
+                xmin: (*(*tuple).t_data).t_choice.t_heap.t_xmin.into_inner(),
                 name: CStr::from_ptr((*row).proname.data.as_ptr()).to_owned(),
                 owner: (*row).proowner,
                 arguments: (*row).proargtypes.values.as_slice(count).to_vec(),
@@ -114,6 +117,11 @@ impl Function {
             pg_sys::ReleaseSysCache(tuple);
             Some(found)
         }
+    }
+
+    /// Returns a number for the function as it is now. A function that is replaced gets another number. Never 0.
+    pub fn state(&self) -> u64 {
+        u64::from(self.oid.to_u32()) << 32 | u64::from(self.xmin)
     }
 
     /// Finds the function of this schema, name and arguments, regardless of `search_path` and the current user's rights.

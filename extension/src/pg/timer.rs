@@ -2,10 +2,13 @@
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use pgrx::pg_sys;
+
+use crate::shared::shmem;
+use crate::worker::now;
 
 /// The statement timer, which background workers have to start themselves.
 pub struct Timer;
@@ -16,6 +19,7 @@ const STATEMENT_TIMEOUT: c_int = 3;
 unsafe extern "C-unwind" {
     fn enable_timeout_after(id: c_int, delay_ms: c_int);
     fn disable_timeout(id: c_int, keep_indicator: bool);
+    fn enable_timeout_every(id: c_int, first: pg_sys::TimestampTz, delay_ms: c_int);
     fn RegisterTimeout(id: c_int, handler: extern "C" fn()) -> c_int;
     fn SetLatch(latch: *mut c_void);
 }
@@ -39,7 +43,18 @@ impl Drop for Timer {
 }
 
 /// A timer that cancels a call of a user's function. Sessions use the statement timer for their own statements.
+///
+/// A function can catch the cancellation and go on, so the timer cancels again and again. The last cancellation ends a
+/// dispatcher, which nothing may hold up.
 pub struct CallTimer(c_int);
+
+/// The time between two cancellations.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// The cancellations after which the process ends.
+const LAST: u32 = 10;
+
+static FIRED: AtomicU32 = AtomicU32::new(0);
 
 /// The first TimeoutId that extensions can have.
 const USER_TIMEOUT: c_int = if cfg!(any(feature = "pg15", feature = "pg16")) { 12 } else { 13 };
@@ -54,8 +69,12 @@ thread_local! {
 /// Cancels what runs, as a signal of `pg_cancel_backend` does.
 extern "C" fn cancel() {
     IS_OVER.store(true, Ordering::SeqCst);
+    let last = FIRED.fetch_add(1, Ordering::SeqCst) >= LAST && shmem::own_slot().is_some();
     // SAFETY: flags that signal handlers set, and PostgreSQL's function for them.
     unsafe {
+        if last {
+            pg_sys::ProcDiePending = 1;
+        }
         pg_sys::QueryCancelPending = 1;
         pg_sys::InterruptPending = 1;
         SetLatch(pg_sys::MyLatch.cast());
@@ -63,15 +82,17 @@ extern "C" fn cancel() {
 }
 
 impl CallTimer {
-    /// Starts the timer. It cancels what runs after `after`, unless it is stopped before.
+    /// Starts the timer. It cancels what runs after `after`, and again after that, unless it is stopped before.
     #[expect(ffi_unwind_calls, reason = "the functions raise no ERROR")]
     pub fn start(after: Duration) -> CallTimer {
         IS_OVER.store(false, Ordering::SeqCst);
+        FIRED.store(0, Ordering::SeqCst);
         // SAFETY: the handler is registered once per process, and sets flags.
         let id = REGISTERED.get().unwrap_or_else(|| unsafe { RegisterTimeout(USER_TIMEOUT, cancel) });
         REGISTERED.set(Some(id));
+        let first = now().saturating_add(i64::try_from(after.as_micros()).unwrap_or(i64::MAX));
         // SAFETY: registered above.
-        unsafe { enable_timeout_after(id, c_int::try_from(after.as_millis()).unwrap_or(c_int::MAX)) };
+        unsafe { enable_timeout_every(id, first, AGAIN.as_millis() as c_int) };
         CallTimer(id)
     }
 

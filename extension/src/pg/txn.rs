@@ -4,7 +4,7 @@
 //! transaction is open when `run` returns; plans are prepared once per process and saved.
 
 use std::cell::Cell;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -166,6 +166,7 @@ pub struct Rows {
 
 /// One row, as columns.
 pub struct Row {
+    descriptor: pg_sys::TupleDesc,
     values: Vec<Datum>,
     nulls: Vec<bool>,
     /// Buffer in which JSON becomes text.
@@ -202,6 +203,28 @@ impl Rows {
     }
 }
 
+/// A column of a row: its number, from 0, or its name. Statements that run for each message use numbers.
+pub trait Column {
+    fn number(self, row: &Row) -> usize;
+}
+
+impl Column for usize {
+    fn number(self, _: &Row) -> usize {
+        self
+    }
+}
+
+impl Column for &CStr {
+    fn number(self, row: &Row) -> usize {
+        // SAFETY: the descriptor lives as long as the rows. The function reads it only.
+        let number = unsafe { pg_sys::SPI_fnumber(row.descriptor, self.as_ptr()) };
+        if number < 1 {
+            pgrx::error!("a statement returned no column {self:?}");
+        }
+        number as usize - 1
+    }
+}
+
 impl Row {
     /// A buffer for rows of this descriptor.
     ///
@@ -210,7 +233,12 @@ impl Row {
     pub(crate) unsafe fn of(descriptor: pg_sys::TupleDesc) -> Row {
         // SAFETY: by contract.
         let columns = unsafe { (*descriptor).natts } as usize;
-        Row { values: vec![Datum::null(); columns], nulls: vec![true; columns], text: Cell::new(std::ptr::null_mut()) }
+        Row {
+            descriptor,
+            values: vec![Datum::null(); columns],
+            nulls: vec![true; columns],
+            text: Cell::new(std::ptr::null_mut()),
+        }
     }
 
     /// Reads the columns of a tuple.
@@ -244,13 +272,14 @@ impl Row {
         }
     }
 
-    /// Whether column `i` is null.
-    pub fn is_null(&self, i: usize) -> bool {
-        self.nulls[i]
+    /// Whether a column is null.
+    pub fn is_null(&self, column: impl Column) -> bool {
+        self.nulls[column.number(self)]
     }
 
-    /// Column `i`, from 0, as a Rust value; `None` for null.
-    pub fn get<T: FromDatum>(&self, i: usize) -> Option<T> {
+    /// A column as a Rust value; `None` for null.
+    pub fn get<T: FromDatum>(&self, column: impl Column) -> Option<T> {
+        let i = column.number(self);
         if self.nulls[i] {
             return None;
         }
@@ -259,18 +288,18 @@ impl Row {
     }
 
     /// A text column.
-    pub fn text(&self, i: usize) -> Option<Box<str>> {
-        self.get::<&str>(i).map(Into::into)
+    pub fn text(&self, column: impl Column) -> Option<Box<str>> {
+        self.get::<&str>(column).map(Into::into)
     }
 
     /// The bytes of a text or bytea column, detoasted.
-    pub fn bytes(&self, i: usize) -> Option<Vec<u8>> {
-        self.get::<&[u8]>(i).map(<[u8]>::to_vec)
+    pub fn bytes(&self, column: impl Column) -> Option<Vec<u8>> {
+        self.get::<&[u8]>(column).map(<[u8]>::to_vec)
     }
 
     /// A bigint column that is not null; a null reads as 0.
-    pub fn int(&self, i: usize) -> i64 {
-        self.get(i).unwrap_or_default()
+    pub fn int(&self, column: impl Column) -> i64 {
+        self.get(column).unwrap_or_default()
     }
 }
 

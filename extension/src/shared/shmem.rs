@@ -6,6 +6,7 @@
 //! lives is asked of PostgreSQL, never of the values stored here.
 
 use std::mem::size_of;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use outbox_dispatch::engine::Status;
@@ -202,6 +203,10 @@ pub struct Slot {
     pub paused_by: AtomicI32,
     /// When a session that may not keep the dispatcher away last made it leave.
     pub sent_away_at: AtomicI64,
+    /// The transform that the dispatcher calls now, as `Function::state()` names it; 0: none.
+    calling: AtomicU64,
+    /// Transforms that have ended a dispatcher, for example by FATAL. 0: none.
+    distrusted: [AtomicU64; 64],
     pub in_flight: AtomicI64,
     pub queued: AtomicI64,
     pub unrecorded: AtomicI64,
@@ -210,7 +215,44 @@ pub struct Slot {
     pub claim_hints: Hints,
 }
 
+/// The slot of this process, if this process is a dispatcher.
+static OWN: OnceLock<&'static Slot> = OnceLock::new();
+
+pub fn own_slot() -> Option<&'static Slot> {
+    OWN.get().copied()
+}
+
 impl Slot {
+    /// Called by the dispatcher of the slot, once.
+    pub fn own(&'static self) {
+        let _ = OWN.set(self);
+    }
+
+    /// Notes that the dispatcher calls a transform; 0: the call has returned.
+    pub fn set_calling(&self, function: u64) {
+        self.calling.store(function, Ordering::SeqCst);
+    }
+
+    /// Called at the start of a dispatcher. A transform that was being called when the last one ended is not called again
+    /// before it is replaced: otherwise each dispatcher would end there. The oldest ones are forgotten.
+    pub fn distrust_last(&self) {
+        let last = self.calling.swap(0, Ordering::SeqCst);
+        if last != 0 {
+            // Only the dispatcher writes here.
+            self.distrusted.iter().fold(last, |function, known| known.swap(function, Ordering::SeqCst));
+        }
+    }
+
+    pub fn distrusts(&self, function: u64) -> bool {
+        self.distrusted.iter().any(|known| known.load(Ordering::SeqCst) == function)
+    }
+
+    /// Called when the slot is freed for another database.
+    pub fn forget_transforms(&self) {
+        self.calling.store(0, Ordering::SeqCst);
+        self.distrusted.iter().for_each(|known| known.store(0, Ordering::SeqCst));
+    }
+
     /// Stores an error for `health()`. A reader may see a mixture with an older text: the text is for people only.
     pub fn set_error(&self, error: &str, at: i64) {
         let bytes = error.as_bytes();

@@ -2,8 +2,9 @@
 //!
 //! Invariants:
 //! * A transform has a result and no other effect: its subtransaction is undone, whatever the result is.
-//! * A call ends after `pg_outbox.transform_timeout`. A failure is a value, except where the server or the session, and not the
-//!   transform, is the cause: then the calling statement fails.
+//! * A call is cancelled after `pg_outbox.transform_timeout`. A failure is a value, except where the server or the session, and not
+//!   the transform, is the cause: then the calling statement fails.
+//! * A transform calls no transform: there is one timer.
 
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::pg::function::{STATE, five};
 use crate::pg::identity::{Function, run_code_of};
 use crate::pg::timer::CallTimer;
 use crate::pg::txn;
+use crate::shared::shmem;
 use crate::worker::now;
 use crate::{pg_function, settings};
 
@@ -47,6 +49,11 @@ pg_function! {
         if args.get::<i64>(2).is_some_and(|until| now() >= until) {
             return Ok(None);
         }
+        // SAFETY: reads a variable of the session.
+        if unsafe { pg_sys::InSecurityRestrictedOperation() } {
+            let denied = "cannot call a transform within a security-restricted operation";
+            return Err(Error::new(Code::NotPermitted, denied).hint("A transform cannot call outbox.resend() or outbox.requeue()."));
+        }
         // SAFETY: PostgreSQL passes the call site of the function that it calls.
         let own = unsafe { Function::of((*args.site()).fn_oid) };
         let function = args.get::<Oid>(0).and_then(Function::of);
@@ -56,6 +63,12 @@ pg_function! {
         if !function.is(&[own.argument(1)], pg_sys::JSONBOID) {
             return Err(Error::invalid("the transform has another signature"));
         }
+        let (slot, state) = (shmem::own_slot(), function.state());
+        if slot.is_some_and(|slot| slot.distrusts(state)) {
+            let why = "57P01: it has ended the dispatcher, and is not called again before it is replaced".to_owned();
+            return Ok(vec![None, Some(why)].into_datum());
+        }
+        slot.into_iter().for_each(|slot| slot.set_calling(state));
         let limit = Duration::from_millis(settings::TRANSFORM_TIMEOUT.get().max(1) as u64);
         let outcome = txn::undone(|| {
             let timer = CallTimer::start(limit);
@@ -67,12 +80,12 @@ pg_function! {
             timer.stop();
             made
         });
-        let is_over = CallTimer::take_over();
+        slot.into_iter().for_each(|slot| slot.set_calling(0));
+        let (is_over, noted) = (CallTimer::take_over(), STATE.take());
         let (payload, error) = match outcome {
             _ if is_over => (None, Some("57014: it took longer than pg_outbox.transform_timeout".to_owned())),
             Ok(payload) => (payload, None),
             Err(failure) => {
-                let noted = STATE.take();
                 let state = if &failure.state == b"XX000" && noted > 0 { five(noted) } else { failure.state };
                 if let [b'5', b'3' | b'7' | b'8', ..] = state {
                     pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_QUERY_CANCELED, failure.message);

@@ -1,5 +1,7 @@
 //! Reads the configuration: subscriptions with their versions, and endpoints.
 
+use std::ffi::CStr;
+
 use outbox_dispatch::push::endpoints::{EndpointRow, EndpointState};
 use outbox_dispatch::store::Configuration;
 use outbox_dispatch::subscriptions::{Transform, VersionRow};
@@ -12,11 +14,12 @@ use crate::store::apart::apart;
 macro_rules! versions {
     () => {
         "select s.id, s.endpoint_id, s.max_attempts, v.position,
-            lead(v.position) over (partition by s.id order by v.version),
-            v.active, v.topics, v.filter::text, s.ordering,
-            outbox_internal.duration_us(s.ttl), outbox_internal.duration_us(s.max_age),
-            coalesce(s.schedule, e.schedule)::text, s.policy::text, e.policy::text, s.format, s.batch_size,
-            outbox_internal.duration_us(s.batch_wait), s.paused, v.version, v.starts_after, s.on_exhausted,
+            lead(v.position) over (partition by s.id order by v.version) as until,
+            v.active, v.topics, v.filter::text as filter, s.ordering,
+            outbox_internal.duration_us(s.ttl) as ttl, outbox_internal.duration_us(s.max_age) as max_age,
+            coalesce(s.schedule, e.schedule)::text as schedule, s.policy::text as policy,
+            e.policy::text as endpoint_policy, s.format, s.batch_size,
+            outbox_internal.duration_us(s.batch_wait) as batch_wait, s.paused, v.version, v.starts_after, s.on_exhausted,
             v.source, s.transform, s.transform_owner
         from outbox.subscription s
         join outbox.subscription_version v on v.subscription_id = s.id
@@ -42,28 +45,29 @@ impl Loader {
             subscription_ids: Plan::new("select s.id from outbox.subscription s order by s.id", &[]),
             endpoint_ids: Plan::new("select e.id from outbox.endpoint e order by e.id", &[]),
             endpoints: Plan::new(
-                "select e.id, e.url, e.headers::text, outbox_internal.duration_us(e.timeout) / 1000, e.concurrency,
-                    case when e.consent = 'granted' then least(e.rate, k.allowed_rate / 60.0::float8) else e.rate end,
+                "select e.id, e.url, e.headers::text as headers, outbox_internal.duration_us(e.timeout) / 1000 as timeout_ms,
+                    e.concurrency,
+                    case when e.consent = 'granted' then least(e.rate, k.allowed_rate / 60.0::float8) else e.rate end as rate,
                     case when e.consent = 'granted' then least(e.burst, greatest(k.allowed_rate / 60.0::float8, 1))
-                        else e.burst end,
-                    e.breaker::text, e.protocol, e.compress, e.response_id, e.keep_headers,
-                    outbox_internal.duration_us(e.disable_after), e.disable_failures,
+                        else e.burst end as burst,
+                    e.breaker::text as breaker_rule, e.protocol, e.compress, e.response_id, e.keep_headers,
+                    outbox_internal.duration_us(e.disable_after) as disable_after, e.disable_failures,
                     e.active, e.disabled_mode, e.consent,
-                    c.auth::text, c.ca, c.certificate, c.key,
-                    s.breaker, s.breaker_until, s.breaker_times, s.paused_until, s.failing_since, s.failures,
+                    c.auth::text as auth, c.ca, c.certificate, c.key,
+                    s.breaker as breaker_state, s.breaker_until, s.breaker_times, s.paused_until, s.failing_since, s.failures,
                     s.last_success_at, s.last_failure_at, s.last_error,
                     array(
                         select k.secret from outbox.endpoint_secret k
                         where k.endpoint_id = e.id and (k.expires_at is null or k.expires_at > now())
                         order by k.created_at desc
-                    ),
+                    ) as secrets,
                     array(
                         select coalesce(outbox_internal.us(k.expires_at) + 946684800000000, 0)
                         from outbox.endpoint_secret k
                         where k.endpoint_id = e.id and (k.expires_at is null or k.expires_at > now())
                         order by k.created_at desc
-                    ),
-                    p.url, p.resolves_names, e.proxy is not null and p.name is null
+                    ) as secrets_until,
+                    p.url as proxy, p.resolves_names, e.proxy is not null and p.name is null as proxy_is_gone
                 from outbox.endpoint e
                 left join outbox.endpoint_credential c on c.endpoint_id = e.id
                 left join outbox.endpoint_state s on s.endpoint_id = e.id
@@ -134,81 +138,81 @@ fn versions(rows: &Rows) -> Vec<VersionRow> {
     versions
 }
 
-fn texts(row: &Row, column: usize) -> Vec<String> {
+fn texts(row: &Row, column: &CStr) -> Vec<String> {
     row.get::<Vec<Option<String>>>(column).unwrap_or_default().into_iter().flatten().collect()
 }
 
 fn version(row: &Row) -> VersionRow {
     VersionRow {
-        subscription: row.get(0).unwrap_or_default(),
-        endpoint: row.get(1),
-        max_attempts: row.get(2),
-        position: row.int(3),
-        until: row.get(4),
-        active: row.get(5).unwrap_or(false),
-        topics: texts(row, 6),
-        filter: row.get(7),
-        ordering: row.get(8),
-        ttl: row.get(9),
-        max_age: row.get(10),
-        schedule: row.get(11),
-        policy: row.get(12),
-        endpoint_policy: row.get(13),
-        format: row.get(14),
-        batch_size: row.get(15),
-        batch_wait: row.int(16),
-        paused: row.get(17).unwrap_or(false),
-        source: row.get(21),
+        subscription: row.get(c"id").unwrap_or_default(),
+        endpoint: row.get(c"endpoint_id"),
+        max_attempts: row.get(c"max_attempts"),
+        position: row.int(c"position"),
+        until: row.get(c"until"),
+        active: row.get(c"active").unwrap_or(false),
+        topics: texts(row, c"topics"),
+        filter: row.get(c"filter"),
+        ordering: row.get(c"ordering"),
+        ttl: row.get(c"ttl"),
+        max_age: row.get(c"max_age"),
+        schedule: row.get(c"schedule"),
+        policy: row.get(c"policy"),
+        endpoint_policy: row.get(c"endpoint_policy"),
+        format: row.get(c"format"),
+        batch_size: row.get(c"batch_size"),
+        batch_wait: row.int(c"batch_wait"),
+        paused: row.get(c"paused").unwrap_or(false),
+        source: row.get(c"source"),
         transform: row
-            .get::<&str>(22)
-            .zip(row.get::<&str>(23))
+            .get::<&str>(c"transform")
+            .zip(row.get::<&str>(c"transform_owner"))
             .map(|(function, owner)| Transform { function: function.into(), owner: owner.into() }),
-        version: row.get(18).unwrap_or_default(),
-        starts_after: row.get(19),
-        block: row.get(20) == Some("block"),
+        version: row.get(c"version").unwrap_or_default(),
+        starts_after: row.get(c"starts_after"),
+        block: row.get(c"on_exhausted") == Some("block"),
     }
 }
 
 fn endpoint(row: &Row) -> EndpointRow {
-    let id = row.get(0).unwrap_or_default();
-    let times: Vec<i64> = row.get(31).unwrap_or_default();
-    let secrets = row.get::<Vec<Option<String>>>(30).unwrap_or_default();
+    let id = row.get(c"id").unwrap_or_default();
+    let times: Vec<i64> = row.get(c"secrets_until").unwrap_or_default();
+    let secrets = row.get::<Vec<Option<String>>>(c"secrets").unwrap_or_default();
     EndpointRow {
         id,
-        url: row.get(1),
-        headers: row.get(2),
-        timeout_ms: row.int(3),
-        concurrency: row.get(4),
-        rate: row.get(5),
-        burst: row.get(6),
-        breaker: row.get(7),
-        protocol: row.get(8),
-        compress: row.get(9).unwrap_or(false),
-        response_id: row.get(10),
-        keep_headers: texts(row, 11),
-        disable_after: row.int(12),
-        disable_failures: row.get(13),
-        active: row.get(14).unwrap_or(false),
-        disabled_mode: row.get(15),
-        consent: row.get(16),
-        auth: row.get(17),
-        tls: [row.get(18), row.get(19), row.get(20)],
+        url: row.get(c"url"),
+        headers: row.get(c"headers"),
+        timeout_ms: row.int(c"timeout_ms"),
+        concurrency: row.get(c"concurrency"),
+        rate: row.get(c"rate"),
+        burst: row.get(c"burst"),
+        breaker: row.get(c"breaker_rule"),
+        protocol: row.get(c"protocol"),
+        compress: row.get(c"compress").unwrap_or(false),
+        response_id: row.get(c"response_id"),
+        keep_headers: texts(row, c"keep_headers"),
+        disable_after: row.int(c"disable_after"),
+        disable_failures: row.get(c"disable_failures"),
+        active: row.get(c"active").unwrap_or(false),
+        disabled_mode: row.get(c"disabled_mode"),
+        consent: row.get(c"consent"),
+        auth: row.get(c"auth"),
+        tls: [row.get(c"ca"), row.get(c"certificate"), row.get(c"key")],
         state: EndpointState {
             endpoint: id,
-            breaker: row.text(21),
-            breaker_until: row.get(22),
-            breaker_times: row.get(23).unwrap_or_default(),
-            paused_until: row.get(24),
-            failing_since: row.get(25),
-            failures: row.int(26),
-            last_success: row.get(27),
-            last_failure: row.get(28),
-            last_error: row.text(29),
+            breaker: row.text(c"breaker_state"),
+            breaker_until: row.get(c"breaker_until"),
+            breaker_times: row.get(c"breaker_times").unwrap_or_default(),
+            paused_until: row.get(c"paused_until"),
+            failing_since: row.get(c"failing_since"),
+            failures: row.int(c"failures"),
+            last_success: row.get(c"last_success_at"),
+            last_failure: row.get(c"last_failure_at"),
+            last_error: row.text(c"last_error"),
             ..EndpointState::default()
         },
         secrets: secrets.into_iter().flatten().zip(times).collect(),
-        proxy: row.get(32),
-        proxy_resolves: row.get(33).unwrap_or(false),
-        proxy_is_gone: row.get(34).unwrap_or(false),
+        proxy: row.get(c"proxy"),
+        proxy_resolves: row.get(c"resolves_names").unwrap_or(false),
+        proxy_is_gone: row.get(c"proxy_is_gone").unwrap_or(false),
     }
 }

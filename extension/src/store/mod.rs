@@ -40,7 +40,7 @@ use self::rows::RowMaker;
 use crate::pg::txn::{self, Failure, Plan};
 use crate::settings;
 use crate::shared::shmem::{self, Slot};
-use crate::worker::now;
+use crate::worker::{dispatcher, now};
 
 /// Rows of the feed (of up to 960 messages each) that are read at once.
 const READ_ROWS: i64 = 1;
@@ -202,7 +202,9 @@ impl Store for PgStore {
         places: &[Place],
         timer: Duration,
     ) -> Result<Vec<Transformed>, Failure> {
-        txn::run(|| Ok(filter::transform(&mut self.transform, transform, places, timer)))
+        let made = txn::run(|| Ok(filter::transform(&mut self.transform, transform, places, timer)));
+        dispatcher::release_locks();
+        made
     }
 
     fn pass(&mut self, limit: i32, in_flight: &[i64], apart: bool) -> Result<Passed, Failure> {

@@ -125,6 +125,8 @@ fn live(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
 
 /// Runs the dispatcher once the process holds its lock.
 fn run(slot: &'static Slot, signals: &mut Signals, sender: Sender) -> Leave {
+    slot.own();
+    slot.distrust_last();
     sender.set_settings(settings());
     let mut engine = Engine::new(PgStore::new(slot), sender);
     let mut maintenance = Maintenance::new();
@@ -263,7 +265,7 @@ fn become_owner() -> bool {
 
 /// Takes the lock that one dispatcher per database holds for life. It is an advisory lock of a class that no SQL function
 /// can name. Unlike other session locks it survives an ERROR; it ends with the process.
-fn lock_database() -> bool {
+pub fn lock_database() -> bool {
     // SAFETY: a lock tag on the stack.
     unsafe {
         let tag = pg_sys::LOCKTAG {
@@ -277,6 +279,18 @@ fn lock_database() -> bool {
         };
         pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as _, true, true)
             != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+    }
+}
+
+/// Releases the session's locks that a function of the user has taken, because they outlive its subtransaction. The function
+/// can have released the lock for life, too.
+pub fn release_locks() {
+    // SAFETY: releases locks of this process, outside a transaction.
+    unsafe { pg_sys::LockReleaseSession(pg_sys::USER_LOCKMETHOD as _) };
+    if !lock_database() {
+        // Another dispatcher has the lock now.
+        // SAFETY: ends the process through PostgreSQL's own clean-up.
+        unsafe { pg_sys::proc_exit(1) };
     }
 }
 

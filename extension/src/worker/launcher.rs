@@ -316,6 +316,7 @@ fn start(shared: &Shared, oid: u32) -> Started {
 fn free(slot: &Slot) {
     slot.set_state(State::None);
     slot.forget_error();
+    slot.forget_transforms();
     slot.claim_hints.clear();
     slot.paused_until.store(0, Ordering::SeqCst);
     slot.sent_away_at.store(0, Ordering::SeqCst);

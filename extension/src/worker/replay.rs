@@ -10,6 +10,7 @@ use pgrx::pg_sys::{INT4OID, INT8OID, TEXTOID};
 
 use crate::pg::txn::{self, Failure, Plan, arg};
 use crate::settings;
+use crate::worker::dispatcher;
 
 /// How often a replay takes a step.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -100,6 +101,7 @@ impl Replays {
                 let rows = step.execute(&[arg(*id), arg(job.allowance as i32)]);
                 Ok(rows.first(|row| (row.text(0).unwrap_or_default(), row.get::<i32>(1).unwrap_or(0))))
             });
+            dispatcher::release_locks();
             if begun.elapsed() > INTERVAL {
                 job.rest_until = Instant::now() + SHARE * begun.elapsed();
             }

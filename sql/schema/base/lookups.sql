@@ -9,7 +9,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return to_regprocedure(signature);
-exception when invalid_text_representation or invalid_name or syntax_error or undefined_object or too_many_arguments then
+exception when invalid_text_representation or invalid_name or syntax_error or undefined_object or too_many_arguments
+    or feature_not_supported then
     return null;
 end
 $$;

@@ -32,10 +32,10 @@ begin
         case outbox_internal.route_inline()
             when 'dispatched', 'busy' then
                 perform pg_sleep(0.002);
-            when 'copied', 'fresh' then
-                return;
-            else
+            when 'ticked' then
                 null;
+            else
+                return;
         end case;
     end loop;
 end

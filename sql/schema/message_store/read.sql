@@ -40,6 +40,7 @@ begin
     as $$
         select (message_store._row_of(e)).*
         from outbox.read_events(after, size::int, case when category is not null then array[category] end,
+            -- message-db refuses more members than a smallint has.
             member => member::int, members => members::smallint) e
     $$;
 

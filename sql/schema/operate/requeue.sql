@@ -128,7 +128,9 @@ begin
     loop
         if dry_run then
             requeued := requeued + 1;
-        elsif letter.reason <> 'transform_failed' then
+        elsif letter.payload is not null or not exists (
+            select from outbox.subscription s where s.id = letter.subscription_id and s.transform is not null
+        ) then
             perform outbox_internal.requeue(letter, who, note);
             requeued := requeued + 1;
         else

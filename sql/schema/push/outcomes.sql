@@ -81,7 +81,10 @@ begin atomic
         coalesce(d.message_segment, u.segment), u.attempt,
         case u.reason when 'expired' then 'expired' else 'dead' end, u.reason, u.status, u.class, u.error, e.url,
         coalesce(d.first_attempt_at, outbox_internal.time(u.started_at)), outbox_internal.time(u.started_at),
-        coalesce(d.created_at, clock_timestamp()), coalesce(d.payload, u.payload::jsonb)
+        coalesce(d.created_at, clock_timestamp()),
+        -- the message may have been erased while the first attempt was in flight
+        coalesce(d.payload, case when u.payload is not null and outbox_internal.erased_because(u.message_id) is null
+            then u.payload::jsonb end)
     from unnest(delivery_ids, subscription_ids, endpoint_ids, positions, message_ids, segments, attempts, started_us,
         reasons, statuses, classes, errors, payloads)
         u(delivery_id, subscription_id, endpoint_id, position, message_id, segment, attempt, started_at, reason, status,

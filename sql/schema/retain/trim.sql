@@ -2,38 +2,57 @@
 -- emptied.
 
 -- API: private
+-- Rotates a ring of counters, and locks its closed leaves that have rows. Returns the leaves that could be locked.
+create function outbox_internal.lock_closed_leaves(ring text) returns smallint[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform outbox_internal.rotate(ring, true);
+    return array(
+        select s.leaf from outbox.segment s
+        where s.ring = lock_closed_leaves.ring and s.closed_at is not null and s.reclaimed_at is null
+            and outbox_internal.lock_leaf_patiently(outbox_internal.leaf(s.ring, s.leaf))
+    );
+end
+$$;
+
+-- API: private
+-- Empties locked leaves. Returns how many.
+create function outbox_internal.empty_leaves(ring text, leaves smallint[]) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    leaf smallint;
+begin
+    foreach leaf in array leaves loop
+        execute format('truncate only %s', outbox_internal.leaf(ring, leaf));
+    end loop;
+    update outbox.segment s set reclaimed_at = clock_timestamp()
+    where s.ring = empty_leaves.ring and s.leaf = any (leaves);
+    return cardinality(leaves);
+end
+$$;
+
+-- API: private
 -- Adds the closed leaves of outbox.counter to the totals and empties them. Returns how many leaves.
 create function outbox_internal.roll_up() returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    closed record;
-    rolled bigint := 0;
+    closed smallint[] := outbox_internal.lock_closed_leaves('counter');
 begin
-    perform outbox_internal.rotate('counter', true);
-    for closed in
-        select s.leaf from outbox.segment s where s.ring = 'counter' and s.closed_at is not null and s.reclaimed_at is null
-    loop
-        if outbox_internal.lock_leaf_patiently(outbox_internal.leaf('counter', closed.leaf)) then
-            with sums as (
-                select c.subscription_id, coalesce(c.endpoint_id, 0) as endpoint_id, c.outcome,
-                    sum(c.requests)::bigint as requests, sum(c.deliveries)::bigint as deliveries, sum(c.seconds) as seconds,
-                    max(c.last_at) as last_at
-                from outbox.counter c where c.segment = closed.leaf
-                group by 1, 2, 3
-            )
-            insert into outbox.counter_total as t
-            select * from sums
-            on conflict (subscription_id, endpoint_id, outcome) do update
-            set requests = t.requests + excluded.requests, deliveries = t.deliveries + excluded.deliveries,
-                seconds = t.seconds + excluded.seconds, last_at = greatest(t.last_at, excluded.last_at);
-            execute format('truncate only %s', outbox_internal.leaf('counter', closed.leaf));
-            update outbox.segment s set reclaimed_at = clock_timestamp() where s.ring = 'counter' and s.leaf = closed.leaf;
-            rolled := rolled + 1;
-        end if;
-    end loop;
-    return rolled;
+    insert into outbox.counter_total as t
+    select c.subscription_id, coalesce(c.endpoint_id, 0), c.outcome, sum(c.requests), sum(c.deliveries), sum(c.seconds),
+        max(c.last_at)
+    from outbox.counter c where c.segment = any (closed)
+    group by 1, 2, 3
+    on conflict (subscription_id, endpoint_id, outcome) do update
+    set requests = t.requests + excluded.requests, deliveries = t.deliveries + excluded.deliveries,
+        seconds = t.seconds + excluded.seconds, last_at = greatest(t.last_at, excluded.last_at);
+    return outbox_internal.empty_leaves('counter', closed);
 end
 $$;
 
@@ -153,26 +172,15 @@ as $$
 declare
     -- Names of each kind that are kept. The others, which were seen longest ago, are added up in one row with an empty name.
     most constant int := 10000;
-    closed record;
-    rolled bigint := 0;
+    closed smallint[] := outbox_internal.lock_closed_leaves('message_counter');
 begin
-    perform outbox_internal.rotate('message_counter', true);
-    for closed in
-        select s.leaf from outbox.segment s where s.ring = 'message_counter' and s.closed_at is not null and s.reclaimed_at is null
-    loop
-        if outbox_internal.lock_leaf_patiently(outbox_internal.leaf('message_counter', closed.leaf)) then
-            insert into outbox.message_counter_total as t (kind, name, messages, matched, skipped, last_at)
-            select c.kind, c.name, sum(c.messages), sum(c.matched), sum(c.skipped), max(c.last_at)
-            from outbox.message_counter c where c.segment = closed.leaf
-            group by 1, 2
-            on conflict (kind, name) do update
-            set messages = t.messages + excluded.messages, matched = t.matched + excluded.matched,
-                skipped = t.skipped + excluded.skipped, last_at = greatest(t.last_at, excluded.last_at);
-            execute format('truncate only %s', outbox_internal.leaf('message_counter', closed.leaf));
-            update outbox.segment s set reclaimed_at = clock_timestamp() where s.ring = 'message_counter' and s.leaf = closed.leaf;
-            rolled := rolled + 1;
-        end if;
-    end loop;
+    insert into outbox.message_counter_total as t (kind, name, messages, matched, skipped, last_at)
+    select c.kind, c.name, sum(c.messages), sum(c.matched), sum(c.skipped), max(c.last_at)
+    from outbox.message_counter c where c.segment = any (closed)
+    group by 1, 2
+    on conflict (kind, name) do update
+    set messages = t.messages + excluded.messages, matched = t.matched + excluded.matched,
+        skipped = t.skipped + excluded.skipped, last_at = greatest(t.last_at, excluded.last_at);
     with old as (
         select n.kind, n.name from (
             select t.kind, t.name, row_number() over (partition by t.kind order by t.last_at desc, t.name) as place
@@ -187,6 +195,6 @@ begin
     on conflict (kind, name) do update
     set messages = t.messages + excluded.messages, matched = t.matched + excluded.matched,
         skipped = t.skipped + excluded.skipped, last_at = greatest(t.last_at, excluded.last_at);
-    return rolled;
+    return outbox_internal.empty_leaves('message_counter', closed);
 end
 $$;

@@ -2,7 +2,8 @@
 --
 -- - A transform is a function (message outbox.feed_message) returns jsonb, declared immutable or stable. The function
 --   runs as its owner, for at most pg_outbox.transform_timeout, in a subtransaction that is undone: it has a result, and no
---   other effect.
+--   other effect. Advisory locks of the session, which no subtransaction undoes, are released by the dispatcher. A function
+--   that has ended a dispatcher is not called again before it is replaced.
 -- - The router calls it once per delivery. The row of the delivery keeps the result, so all attempts send the same payload.
 --   A first attempt over HTTP has no row yet; after a crash, the router calls the transform again.
 -- - null: the message is not for the subscription, and the delivery is skipped. An error: the delivery is a dead letter with

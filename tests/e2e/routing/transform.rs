@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use outbox_harness::tokio_postgres::Client;
-use outbox_harness::{Arrival, Receiver, Reply, Stop, wait_until};
+use outbox_harness::{Arrival, Receiver, Reply, Server, Stop, wait_until};
 use outbox_tests::{PATIENCE, bare_server, one, outbox_harness, refused, rows, server, settle};
 use serde_json::{Value, json};
 
@@ -264,6 +264,65 @@ async fn a_transform_that_takes_too_long_is_its_subscriptions_failure_alone() {
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0]["reason"].as_deref(), Some("transform_failed"));
     assert_eq!(letters[0]["last_error"].as_deref(), Some("57014: it took longer than pg_outbox.transform_timeout"));
+}
+
+/// Transforms that catch their cancellation, that end the process, and that keep the session's locks.
+const HOSTILE: &str = "
+    create function public.catches(m outbox.feed_message) returns jsonb language plpgsql stable as $$
+    begin
+        loop
+            begin
+                loop end loop;
+            exception when query_canceled then null;
+            end;
+        end loop;
+    end $$;
+    create function public.exits(m outbox.feed_message) returns jsonb language plpgsql stable as $$
+    begin
+        perform set_config('exit_on_error', 'on', true);
+        raise exception 'over';
+    end $$;
+    create function public.locks(m outbox.feed_message) returns jsonb language plpgsql stable as $$
+    begin
+        perform pg_advisory_unlock_all();
+        perform pg_advisory_lock(77);
+        return '1';
+    end $$";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transform_that_will_not_end_or_ends_the_process_does_so_once() {
+    let server = Server::start(&[]).await.unwrap();
+    let db = server.database("hostile").await.unwrap();
+    run(&db, HOSTILE).await;
+    for name in ["catches", "exits", "locks"] {
+        let sql = format!(
+            "select outbox.subscribe('{name}', '{{order.#}}', transform => 'public.{name}(outbox.feed_message)')"
+        );
+        run(&db, &sql).await;
+    }
+    run(&db, "select outbox.subscribe('plain', '{order.#}')").await;
+    for round in 1..=3 {
+        enqueue(&db, round, round).await;
+        wait_until("the healthy subscriptions have it", 3 * PATIENCE, async || {
+            let sql = "select count(*) from outbox.delivery d join outbox.subscription s on s.id = d.subscription_id
+                where s.name in ('plain', 'locks')";
+            one::<i64>(&db, sql).await == i64::from(2 * round)
+        })
+        .await;
+    }
+    let sql = "select count(*) from outbox.dead_letter where reason = 'transform_failed' and last_error like '57P01: it has ended the dispatcher%'";
+    wait_until("both are not called again", 3 * PATIENCE, async || one::<i64>(&db, sql).await == 6).await;
+    // The lock of the dispatcher is held, and that of the transform is not.
+    let held = "select array_agg(objid::int) from pg_locks where locktype = 'advisory'
+        and pid in (select pid from pg_stat_activity where backend_type = 'pg_outbox dispatcher')";
+    wait_until("the transform's lock is released", PATIENCE, async || one::<Vec<i32>>(&db, held).await == [0]).await;
+    assert!(!server.log().contains("was terminated by signal"));
+    // A function that is replaced is called again.
+    let again = "create or replace function public.exits(m outbox.feed_message) returns jsonb stable return '2'::jsonb";
+    run(&db, again).await;
+    enqueue(&db, 4, 4).await;
+    let mended = "select count(*) from outbox.delivery d join outbox.subscription s on s.id = d.subscription_id where s.name = 'exits'";
+    wait_until("the new function is called", PATIENCE, async || one::<i64>(&db, mended).await == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
