@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import subprocess
 import sys
+import threading
 import time
 
 import asyncpg
@@ -14,6 +16,7 @@ from pg_outbox import _enqueue
 DSN = sys.argv[1]
 CALLS = int(os.environ.get("CALLS", "3000"))
 DELIVERIES = int(os.environ.get("DELIVERIES", "10000"))
+LATENCIES = int(os.environ.get("LATENCIES", "1000"))
 PAYLOAD = {"order": 42, "amount": 129.95}
 
 
@@ -94,6 +97,75 @@ def workers():
             say(case="worker", style=style, batch=batch, per_second=count / seconds)
 
 
+def application():
+    """The worker application, with a typed payload, against the worker of the same concurrency."""
+    outbox = pg_outbox.Outbox(DSN)
+    fill(outbox, "python_application", DELIVERIES)
+    app = pg_outbox.App(DSN, ensure=False)
+    handled = 0
+
+    async def handle(payload: dict[str, int]) -> None:
+        nonlocal handled
+        handled += 1
+        if handled == DELIVERIES:
+            app.stop()
+
+    app.subscription("python_application", batch=100, concurrency=100, poll_interval=0.02).on("bench.python_application")(handle)
+    started = time.perf_counter()
+    report = app.run()["python_application"]
+    seconds = time.perf_counter() - started
+    assert report["completed"] == DELIVERIES, report
+    say(case="worker", style="application", batch=100, per_second=DELIVERIES / seconds)
+
+
+def latency():
+    """From before enqueue() to the handler, at 100 messages a second, with the default settings of the application."""
+    app = pg_outbox.App(DSN)
+    waits = []
+
+    async def handle(payload: dict[str, float]) -> None:
+        waits.append((time.time() - payload["at"]) * 1000)
+        if len(waits) == LATENCIES:
+            app.stop()
+
+    app.subscription("python_latency").on("latency.python")(handle)
+
+    def produce():
+        with psycopg.connect(DSN, autocommit=True) as conn:
+            while outbox_is_missing(conn):
+                time.sleep(0.05)
+            next_at = time.time() + 0.5
+            for _ in range(LATENCIES):
+                time.sleep(max(0, next_at - time.time()))
+                next_at += 0.01
+                pg_outbox.enqueue(conn, "latency.python", {"at": time.time()})
+
+    def outbox_is_missing(conn):
+        return conn.execute("select from outbox.subscription where name = 'python_latency'").fetchone() is None
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    app.run()
+    producer.join()
+    waits.sort()
+    say(case="latency", p50_ms=waits[len(waits) // 2], p99_ms=waits[len(waits) * 99 // 100])
+
+
+def imports():
+    """The time that an import adds to the start of an interpreter."""
+
+    def start(code):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True)
+        return (time.perf_counter() - started) * 1000
+
+    bare, ours = (min(start(code) for _ in range(7)) for code in ("pass", "from pg_outbox import enqueue"))
+    say(case="import", what="enqueue", ms=ours - bare)
+
+
 blocking()
 asyncio.run(asynchronous())
 workers()
+application()
+latency()
+imports()

@@ -138,11 +138,23 @@ pub async fn dispatcher(db: &Client) -> Result<u32> {
 
 /// Returns the processor time of all threads of a process so far, in microseconds.
 pub fn cpu(pid: u32) -> f64 {
+    // utime and stime
+    ticks(pid, [11, 12])
+}
+
+/// Returns the processor time of the children of a process that have ended, in microseconds. For a postmaster, these are the
+/// sessions that were closed.
+pub fn ended_children_cpu(pid: u32) -> f64 {
+    // cutime and cstime
+    ticks(pid, [13, 14])
+}
+
+/// Returns the sum of two fields of /proc/pid/stat, which are counted after the name and in hundredths of a second.
+fn ticks(pid: u32, fields: [usize; 2]) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-    let ticks = |i: usize| fields.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
-    // utime and stime, in hundredths of a second.
-    (ticks(11) + ticks(12)) * 1e4
+    let all: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    let ticks = |i: usize| all.get(i).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
+    fields.map(ticks).iter().sum::<f64>() * 1e4
 }
 
 /// Returns a number from /proc/pid/status.

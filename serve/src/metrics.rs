@@ -1,6 +1,6 @@
 //! The rows of `outbox.metrics()` in the text format of Prometheus.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde_json::Value;
@@ -43,13 +43,38 @@ const HELP: &[(&str, &str)] = &[
     ("outbox_queued", "Deliveries that are about to be sent"),
 ];
 
+/// The largest number of values of a label. The first ones in the order of the alphabet keep their names; all others share
+/// the value [`OTHER`].
+const MAX_VALUES: usize = 500;
+
+const OTHER: &str = "other";
+
 /// Returns the rows of `outbox.metrics()` in the text format, with the samples of a metric in one group after its HELP
 /// and TYPE.
 pub fn exposition(rows: &[Value]) -> String {
-    let mut families: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    exposition_of(rows, MAX_VALUES)
+}
+
+fn exposition_of(rows: &[Value], max_values: usize) -> String {
+    let mut values: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (label, value) in rows.iter().flat_map(|row| pairs(&row["labels"])) {
+        values.entry(label).or_default().insert(value);
+    }
+    // The last value of each label that keeps its name.
+    let last = |label: &str| values[label].iter().nth(max_values.saturating_sub(1)).copied();
+    let last: BTreeMap<&str, Option<&str>> = values.keys().map(|label| (*label, last(label))).collect();
+    let mut samples: BTreeMap<(&str, String), f64> = BTreeMap::new();
     for row in rows {
-        let Some(name) = row["name"].as_str() else { continue };
-        families.entry(family(name)).or_default().push(format!("{name}{} {}", labels(&row["labels"]), row["value"]));
+        let (Some(name), Some(value)) = (row["name"].as_str(), row["value"].as_f64()) else { continue };
+        let kept = pairs(&row["labels"]).map(|(label, value)| match last[label] {
+            Some(last) if value > last => (label, OTHER),
+            _ => (label, value),
+        });
+        samples.entry((name, labels(kept))).and_modify(|sum| *sum = merged(name, *sum, value)).or_insert(value);
+    }
+    let mut families: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for ((name, labels), value) in samples {
+        families.entry(family(name)).or_default().push(format!("{name}{labels} {value}"));
     }
     let mut out = String::new();
     for (name, samples) in families {
@@ -71,14 +96,25 @@ fn family(name: &str) -> &str {
     name.strip_suffix("_sum").or_else(|| name.strip_suffix("_count")).unwrap_or(name)
 }
 
-fn labels(labels: &Value) -> String {
+/// Merges the samples of names that are no longer told apart: counts and sizes are added, and of the others the worst is kept.
+fn merged(name: &str, a: f64, b: f64) -> f64 {
+    let added = ["_total", "_sum", "_count", "_bytes", "_open", "_pending", "_relayed", "_skipped"];
+    if added.iter().any(|end| name.ends_with(end)) {
+        a + b
+    } else if name.ends_with("_up") || name.ends_with("_position") {
+        a.min(b)
+    } else {
+        a.max(b)
+    }
+}
+
+fn pairs(labels: &Value) -> impl Iterator<Item = (&str, &str)> {
+    labels.as_object().into_iter().flatten().filter_map(|(name, value)| Some((name.as_str(), value.as_str()?)))
+}
+
+fn labels<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     let escaped = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-    let pairs: Vec<String> = labels
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter_map(|(name, value)| Some(format!("{name}=\"{}\"", escaped(value.as_str()?))))
-        .collect();
+    let pairs: Vec<String> = pairs.map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
     if pairs.is_empty() { String::new() } else { format!("{{{}}}", pairs.join(",")) }
 }
 
@@ -103,7 +139,28 @@ mod tests {
              # HELP outbox_processed_total Completed deliveries\n# TYPE outbox_processed_total counter\n\
              outbox_processed_total 7\n\
              # HELP outbox_request_seconds Duration of requests\n# TYPE outbox_request_seconds summary\n\
-             outbox_request_seconds_sum{endpoint=\"e\"} 1.5\noutbox_request_seconds_count{endpoint=\"e\"} 3\n"
+             outbox_request_seconds_count{endpoint=\"e\"} 3\noutbox_request_seconds_sum{endpoint=\"e\"} 1.5\n"
         );
+    }
+
+    #[test]
+    fn names_beyond_the_limit_share_one() {
+        let mut rows = Vec::new();
+        for (i, name) in ["a", "b", "c", "d"].iter().enumerate() {
+            rows.push(json!({"name": "outbox_processed_total", "labels": {"subscription": name, "endpoint": "e"}, "value": 10}));
+            rows.push(json!({"name": "outbox_subscription_lag_seconds", "labels": {"subscription": name}, "value": i}));
+            rows.push(json!({"name": "outbox_relay_up", "labels": {"relay": name}, "value": u8::from(i != 2)}));
+        }
+        let text = exposition_of(&rows, 2);
+        for line in [
+            "outbox_processed_total{endpoint=\"e\",subscription=\"b\"} 10",
+            "outbox_processed_total{endpoint=\"e\",subscription=\"other\"} 20",
+            "outbox_subscription_lag_seconds{subscription=\"other\"} 3",
+            "outbox_relay_up{relay=\"other\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+        assert!(!text.contains("\"c\""));
+        assert!(exposition_of(&rows, 4).contains("\"d\"") && !exposition_of(&rows, 4).contains(OTHER));
     }
 }

@@ -22,6 +22,7 @@ mod replay;
 mod retained;
 mod routing;
 mod sequencer;
+mod stores;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -34,7 +35,7 @@ type Case = for<'a> fn(&'a mut Report) -> Pin<Box<dyn Future<Output = Result<()>
 
 /// Cases that run only if they are named, or with BENCH=all, because `make bench` should take less than ten minutes.
 pub const BY_NAME: &[&str] =
-    &["append", "events", "memory", "peers", "reclaim", "admin", "routing", "capture", "registry"];
+    &["append", "stores", "events", "memory", "peers", "reclaim", "admin", "routing", "capture", "registry"];
 
 /// The name, description and function of each case.
 pub const ALL: &[(&str, &str, Case)] = &[
@@ -46,6 +47,7 @@ pub const ALL: &[(&str, &str, Case)] = &[
         "append() against a plain INSERT with the same columns and indexes, and against a row that counts",
         |r| Box::pin(append::run(r)),
     ),
+    ("stores", "append() beside message-db and emmett", |r| Box::pin(stores::run(r))),
     ("events", "streams, everything in order, a category and a projection", |r| Box::pin(events::run(r))),
     ("sequencer", "the sequencer alone", |r| Box::pin(sequencer::run(r))),
     ("drain", "a backlog over HTTP against a bare hyper client; CPU, WAL and memory", |r| Box::pin(drain::run(r))),

@@ -1,8 +1,8 @@
 //! `bench DSN` measures this client for `benches/clients/run`. It prints one JSON object per line.
 #![allow(clippy::print_stdout, reason = "it prints its results")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use pg_outbox::app::{Json, Subscription, Workers};
@@ -118,6 +118,47 @@ async fn worker(outbox: &Outbox, client: &Client, batch: usize, count: usize, ap
     Ok(())
 }
 
+#[derive(serde::Deserialize)]
+struct Sent {
+    /// Microseconds since the start of the measurement.
+    at: u64,
+}
+
+/// Measures the time from before `enqueue()` to the handler, at 100 messages a second, with the default settings of the
+/// application.
+async fn latency(outbox: &Outbox, client: &Client, count: usize) -> Outcome {
+    let waits = Arc::new((Mutex::new(Vec::with_capacity(count)), CancellationToken::new()));
+    let begun = Instant::now();
+    let noted = waits.clone();
+    let handler = move |Json(sent): Json<Sent>| {
+        let mut all = noted.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(begun.elapsed().as_micros() as f64 / 1e3 - sent.at as f64 / 1e3);
+        if all.len() == count {
+            noted.1.cancel();
+        }
+        async { Ok::<(), Failure>(()) }
+    };
+    let define = |s: Subscription<()>| s.ensure(["latency.rust"]).on("latency.rust", handler);
+    let app = Workers::new(outbox.clone()).subscription("rust_latency", define);
+    let running = tokio::spawn(app.run_until(waits.1.clone().cancelled_owned()));
+    while client.query("select from outbox.subscription where name = 'rust_latency'", &[]).await?.is_empty() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let mut ticks = tokio::time::interval(Duration::from_millis(10));
+    for _ in 0..count {
+        ticks.tick().await;
+        let at = begun.elapsed().as_micros() as u64;
+        Message::to("latency.rust").json(&json!({"at": at}))?.enqueue(client).await?;
+    }
+    running.await??;
+    let mut waits = waits.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    waits.sort_by(f64::total_cmp);
+    let (p50, p99) = (waits[count / 2], waits[count * 99 / 100]);
+    println!("{}", json!({"client": "rust", "case": "latency", "p50_ms": p50, "p99_ms": p99}));
+    Ok(())
+}
+
 #[tokio::main]
 async fn main() -> Outcome {
     let dsn = std::env::args().nth(1).ok_or("usage: bench DSN")?;
@@ -128,5 +169,6 @@ async fn main() -> Outcome {
     let deliveries = number("DELIVERIES", 10_000);
     worker(&outbox, &client, 1, deliveries / 5, false).await?;
     worker(&outbox, &client, 100, deliveries, false).await?;
-    worker(&outbox, &client, 100, deliveries, true).await
+    worker(&outbox, &client, 100, deliveries, true).await?;
+    latency(&outbox, &client, number("LATENCIES", 1000)).await
 }

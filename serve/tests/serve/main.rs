@@ -6,6 +6,7 @@ mod actions;
 mod browser;
 mod outages;
 mod pages;
+mod prometheus;
 mod security;
 
 use std::net::SocketAddr;
