@@ -15,7 +15,12 @@ const HELP: &[(&str, &str)] = &[
     ("outbox_skipped_total", "Deliveries that ended unsent"),
     ("outbox_returned_total", "Deliveries that workers released"),
     ("outbox_partial_total", "Messages of batches with different outcomes"),
-    ("outbox_request_seconds", "Duration of requests"),
+    ("outbox_request_seconds", "Duration of requests, by endpoint"),
+    ("outbox_request_duration_seconds", "Duration of requests, since the server started"),
+    (
+        "outbox_delivery_duration_seconds",
+        "Time from enqueue, or from deliver_at, until the receiver had a message, since the server started",
+    ),
     ("outbox_pending", "Deliveries with a row, by state"),
     ("outbox_subscription_lag_positions", "Positions that the subscription has not processed"),
     ("outbox_subscription_lag_seconds", "Time since the first of them came into the feed"),
@@ -83,6 +88,7 @@ fn exposition_of(rows: &[Value], max_values: usize) -> String {
         }
         let kind = match name {
             "outbox_request_seconds" => "summary",
+            "outbox_request_duration_seconds" | "outbox_delivery_duration_seconds" => "histogram",
             counter if counter.ends_with("_total") => "counter",
             _ => "gauge",
         };
@@ -91,14 +97,14 @@ fn exposition_of(rows: &[Value], max_values: usize) -> String {
     out
 }
 
-/// The metric that a sample belongs to: sum and count are samples of a summary.
+/// The metric that a sample belongs to: sum, count and bucket are samples of a summary or a histogram.
 fn family(name: &str) -> &str {
-    name.strip_suffix("_sum").or_else(|| name.strip_suffix("_count")).unwrap_or(name)
+    ["_sum", "_count", "_bucket"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name)
 }
 
 /// Merges the samples of names that are no longer told apart: counts and sizes are added, and of the others the worst is kept.
 fn merged(name: &str, a: f64, b: f64) -> f64 {
-    let added = ["_total", "_sum", "_count", "_bytes", "_open", "_pending", "_relayed", "_skipped"];
+    let added = ["_total", "_sum", "_count", "_bucket", "_bytes", "_open", "_pending", "_relayed", "_skipped"];
     if added.iter().any(|end| name.ends_with(end)) {
         a + b
     } else if name.ends_with("_up") || name.ends_with("_position") {
@@ -138,7 +144,7 @@ mod tests {
              outbox_pending{state=\"failed\",subscription=\"a\\\"b\\\\c\\nd\"} 2\n\
              # HELP outbox_processed_total Completed deliveries\n# TYPE outbox_processed_total counter\n\
              outbox_processed_total 7\n\
-             # HELP outbox_request_seconds Duration of requests\n# TYPE outbox_request_seconds summary\n\
+             # HELP outbox_request_seconds Duration of requests, by endpoint\n# TYPE outbox_request_seconds summary\n\
              outbox_request_seconds_count{endpoint=\"e\"} 3\noutbox_request_seconds_sum{endpoint=\"e\"} 1.5\n"
         );
     }

@@ -3411,10 +3411,11 @@ impl Outbox {
         call::typed(self.call("manual_result", json!({"manual_send_id": manual_send_id}), &[]).await?)
     }
 
-    /// Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all others are
-    /// current values, in the unit that the name says (seconds, positions, bytes). labels names the subscription,
-    /// endpoint, state, consumer, stream, subject, relay, ring or part. outbox_enqueued_total also counts messages
-    /// that were rolled back.
+    /// Returns metrics for a monitoring system. Names that end in _total, _sum, _count or _bucket only grow; all
+    /// others are current values, in the unit that the name says (seconds, positions, bytes). labels names the
+    /// subscription, endpoint, state, consumer, stream, subject, relay, ring or part; le is the bound of a bucket.
+    /// Histograms start from zero when the server starts. outbox_enqueued_total also counts messages that were rolled
+    /// back.
     ///
     /// # Errors
     /// Those of the function.

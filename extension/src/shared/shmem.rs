@@ -14,6 +14,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use crate::settings;
 use crate::shared::claim_hints::Hints;
+use crate::shared::histogram::Histogram;
 
 /// The start of the shared memory; `max_databases` slots follow.
 #[repr(C)]
@@ -207,6 +208,10 @@ pub struct Slot {
     calling: AtomicU64,
     /// Transforms that have ended a dispatcher, for example by FATAL. 0: none.
     distrusted: [AtomicU64; 64],
+    /// Durations of requests.
+    pub requests: Histogram,
+    /// Times from the moment at which a live delivery could begin until the receiver had it.
+    pub deliveries: Histogram,
     pub in_flight: AtomicI64,
     pub queued: AtomicI64,
     pub unrecorded: AtomicI64,

@@ -10,6 +10,7 @@ use outbox_core::{Error, Result, topic};
 use pgrx::{IntoDatum, pg_sys};
 
 use crate::pg::function::{Args, Returned, record};
+use crate::shared::histogram::BOUNDS;
 use crate::shared::shmem::{self, State};
 use crate::shared::wake;
 use crate::{pg_function, settings};
@@ -140,6 +141,20 @@ pg_function! {
             living.map(shmem::Process::seen_at).and_then(timestamp),
             launcher.filter(|_| launcher_pid.is_some()).map(shmem::Process::seen_at).and_then(timestamp),
         ])
+    }
+}
+
+pg_function! {
+    /// outbox_internal.histogram(deliveries boolean, out bounds float8[], out counts bigint[], out seconds float8): nulls where no
+    /// dispatcher has run.
+    fn outbox_histogram(args) {
+        // SAFETY: a constant of this backend.
+        let slot = shmem::shared().and_then(|shared| shared.slot_of(unsafe { pg_sys::MyDatabaseId }));
+        let deliveries = args.get::<bool>(0) == Some(true);
+        let read = slot.map(|slot| if deliveries { slot.deliveries.read() } else { slot.requests.read() });
+        let (counts, seconds) = read.unzip();
+        let bounds: Option<Vec<f64>> = slot.map(|_| BOUNDS.iter().map(|bound| *bound as f64 / 1e6).collect());
+        record(args, &[bounds.into_datum(), counts.into_datum(), seconds.into_datum()])
     }
 }
 

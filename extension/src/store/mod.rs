@@ -246,12 +246,14 @@ impl Store for PgStore {
 
     fn record(&mut self, batch: &Batch<'_>) -> Result<Recorded, Failure> {
         let (recorded, tell) = txn::run(|| batch::write(&mut self.recorder, &mut self.maker, batch))?;
+        record::measure(self.slot, batch.entries);
         self.announce(batch.rows, tell);
         Ok(recorded)
     }
 
     fn record_apart(&mut self, batch: &mut Batch<'_>, faults: &mut Vec<Fault>) -> Result<Recorded, Failure> {
         let (recorded, tell) = txn::run(|| batch::write_apart(&mut self.recorder, &mut self.maker, batch, faults))?;
+        record::measure(self.slot, batch.entries);
         self.announce(batch.rows, tell);
         Ok(recorded)
     }

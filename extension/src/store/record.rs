@@ -21,6 +21,7 @@ use pgrx::pg_sys::{Datum, INT2ARRAYOID, INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT
 use crate::pg::append::Leaf;
 use crate::pg::txn::{Plan, arg};
 use crate::pg::{catalog, shape};
+use crate::shared::shmem::Slot;
 use crate::store::counters::{self, Counted};
 use crate::store::rows::json;
 
@@ -365,6 +366,19 @@ fn counted((place, entry): (usize, &Entry)) -> Counted {
         requests: request.into(),
         deliveries: 1,
         micros: if request { done.finished_at - done.started_at } else { 0 },
+    }
+}
+
+/// Adds recorded outcomes to the histograms.
+pub fn measure(slot: &Slot, entries: &[Entry]) {
+    for request in entries.chunk_by(of_one_request) {
+        let first = &request[0].done;
+        if !first.skipped {
+            slot.requests.add(first.finished_at - first.started_at);
+        }
+        for entry in request.iter().filter(|entry| entry.outcome == DeliveryOutcome::Completed) {
+            entry.wanted_at.into_iter().for_each(|wanted_at| slot.deliveries.add(entry.done.finished_at - wanted_at));
+        }
     }
 }
 

@@ -317,6 +317,8 @@ fn free(slot: &Slot) {
     slot.set_state(State::None);
     slot.forget_error();
     slot.forget_transforms();
+    slot.requests.clear();
+    slot.deliveries.clear();
     slot.claim_hints.clear();
     slot.paused_until.store(0, Ordering::SeqCst);
     slot.sent_away_at.store(0, Ordering::SeqCst);

@@ -29,6 +29,10 @@ begin atomic
         select * from outbox.worker_status() s cross join lateral (select seen_at from outbox_internal.workers()) w
     ), cursors as materialized (
         select * from outbox.cursor_list()
+    ), histograms as materialized (
+        select 'outbox_request_duration_seconds' as name, r.* from outbox_internal.histogram(false) r
+        union all
+        select 'outbox_delivery_duration_seconds', d.* from outbox_internal.histogram(true) d
     )
     select 'outbox_processed_total', n.who, n.deliveries::double precision from named n where n.outcome = 'completed'
     union all
@@ -42,6 +46,13 @@ begin atomic
     select 'outbox_request_seconds_sum', jsonb_build_object('endpoint', p.name), p.seconds from per_endpoint p
     union all
     select 'outbox_request_seconds_count', jsonb_build_object('endpoint', p.name), p.requests from per_endpoint p
+    union all
+    select h.name || '_bucket', jsonb_build_object('le', coalesce(h.bounds[b.i::int]::text, '+Inf')), b.count
+    from histograms h cross join lateral unnest(h.counts) with ordinality b(count, i)
+    union all
+    select h.name || '_sum', '{}'::jsonb, h.seconds from histograms h where h.seconds is not null
+    union all
+    select h.name || '_count', '{}'::jsonb, h.counts[cardinality(h.counts)] from histograms h where h.seconds is not null
     union all
     select 'outbox_pending', jsonb_build_object('subscription', s.name, 'state', d.state), count(*)
     from outbox._open d join outbox.subscription s on s.id = d.subscription_id
@@ -101,9 +112,10 @@ begin atomic
     where g.value is not null;
 end;
 comment on function outbox.metrics is
-    'Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all others are current '
+    'Returns metrics for a monitoring system. Names that end in _total, _sum, _count or _bucket only grow; all others are current '
     'values, in the unit that the name says (seconds, positions, bytes). labels names the subscription, endpoint, state, '
-    'consumer, stream, subject, relay, ring or part. outbox_enqueued_total also counts messages that were rolled back';
+    'consumer, stream, subject, relay, ring or part; le is the bound of a bucket. Histograms start from zero when the server '
+    'starts. outbox_enqueued_total also counts messages that were rolled back';
 
 insert into outbox._capability values
     ('monitor', 'function outbox.metrics');

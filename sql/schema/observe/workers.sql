@@ -33,6 +33,17 @@ create function outbox_internal.workers(
 )
 language c volatile as 'MODULE_PATHNAME', 'outbox_workers';
 
+-- API: private
+-- A histogram of the dispatcher since the server started. bounds: in seconds; counts: of durations that are not longer,
+-- and at the end of all; seconds: their sum. Nulls where no dispatcher has run.
+create function outbox_internal.histogram(
+    deliveries boolean,
+    out bounds double precision[],
+    out counts bigint[],
+    out seconds double precision
+)
+language c volatile as 'MODULE_PATHNAME', 'outbox_histogram';
+
 -- API: public
 create function outbox.worker_status() returns table (
     state text,

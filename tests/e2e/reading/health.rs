@@ -79,6 +79,46 @@ async fn an_endpoint_that_takes_nothing_is_named_with_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn histograms_measure_requests_and_the_way_to_the_receiver() {
+    let receiver = Receiver::start().unwrap();
+    let slow = std::time::Duration::from_millis(300);
+    receiver.on("/slow", move |_, times| if times == 0 { Reply::status(503).after(slow) } else { Reply::status(200) });
+    let db = server().await.database("histograms").await.unwrap();
+    for (name, path) in [("fast", "/hook"), ("slow", "/slow")] {
+        let create = "select outbox.create_endpoint($1, $2, schedule => '[0.5]')";
+        db.execute(create, &[&name, &receiver.url(path)]).await.unwrap();
+        db.execute("select outbox.subscribe($1, array[$1], $1)", &[&name]).await.unwrap();
+    }
+    let counts = async |name: &str| {
+        let buckets = format!("outbox_{name}_duration_seconds_bucket");
+        [
+            metric(&db, &buckets, r#"{"le": "+Inf"}"#).await,
+            metric(&db, &buckets, r#"{"le": "2.5"}"#).await,
+            metric(&db, &format!("outbox_{name}_duration_seconds_count"), "{}").await,
+        ]
+    };
+    // A message that has to wait for its time is late only if it comes after that time. A retry is a part of the way.
+    db.batch_execute(
+        "select outbox.enqueue('fast', '{}', deliver_at => clock_timestamp() + interval '3 seconds');
+        select outbox.enqueue('slow', '{}')",
+    )
+    .await
+    .unwrap();
+    wait_until("both are delivered", PATIENCE, async || counts("delivery").await[0] == 2.0).await;
+    assert_eq!(counts("request").await, [3.0, 3.0, 3.0]);
+    assert_eq!(counts("delivery").await, [2.0, 2.0, 2.0]);
+    let [requests, deliveries] = ["request", "delivery"].map(|name| format!("outbox_{name}_duration_seconds_sum"));
+    assert!(metric(&db, &requests, "{}").await >= slow.as_secs_f64());
+    assert!(metric(&db, &deliveries, "{}").await > slow.as_secs_f64());
+    // Buckets are cumulative.
+    let falls = "select count(*) from (
+            select value - lag(value) over (order by (labels ->> 'le')::float8) as step from outbox.metrics()
+            where name = 'outbox_delivery_duration_seconds_bucket' and labels ->> 'le' <> '+Inf'
+        ) s where step < 0";
+    assert_eq!(one::<i64>(&db, falls).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn outcomes_are_counted_exactly_and_dead_letters_are_named() {
     let receiver = Receiver::start().unwrap();
     receiver.on("/bad", |_, _| Reply::status(400));

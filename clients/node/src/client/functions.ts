@@ -1946,7 +1946,7 @@ export interface Functions {
     maintain(): Promise<MaintainRow[]>;
     /** Returns the result of send_test() or resend(). state: waiting, completed or failed; the other columns are null while it waits. Errors: OB001 no such id */
     manualResult(args: { manualSendId: number | bigint }): Promise<ManualResultRow[]>;
-    /** Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all others are current values, in the unit that the name says (seconds, positions, bytes). labels names the subscription, endpoint, state, consumer, stream, subject, relay, ring or part. outbox_enqueued_total also counts messages that were rolled back */
+    /** Returns metrics for a monitoring system. Names that end in _total, _sum, _count or _bucket only grow; all others are current values, in the unit that the name says (seconds, positions, bytes). labels names the subscription, endpoint, state, consumer, stream, subject, relay, ring or part; le is the bound of a bucket. Histograms start from zero when the server starts. outbox_enqueued_total also counts messages that were rolled back */
     metrics(): Promise<MetricsRow[]>;
     /** Moves a waiting delivery to the dead letters, with the reason "moved" and the argument reason as its last_error. Returns the id of the dead letter. Errors: OB001 no such delivery, OB002 it has ended, OB003 a worker has it, 22023 actor is empty */
     moveToDeadLetters(args: { deliveryId: number | bigint; reason: string; actor?: string | null }): Promise<number>;

@@ -1416,10 +1416,11 @@ class AdminMethods:
         return self._run(Call("manual_result", {"manual_send_id": manual_send_id}, Shape("rows", ManualResultRow, {"started_at": "timestamp with time zone", "finished_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def metrics(self) -> list[MetricsRow]:
-        """Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all
-        others are current values, in the unit that the name says (seconds, positions, bytes). labels names the
-        subscription, endpoint, state, consumer, stream, subject, relay, ring or part. outbox_enqueued_total
-        also counts messages that were rolled back.
+        """Returns metrics for a monitoring system. Names that end in _total, _sum, _count or _bucket only grow;
+        all others are current values, in the unit that the name says (seconds, positions, bytes). labels names
+        the subscription, endpoint, state, consumer, stream, subject, relay, ring or part; le is the bound of a
+        bucket. Histograms start from zero when the server starts. outbox_enqueued_total also counts messages
+        that were rolled back.
         """
         return self._run(Call("metrics", {}, Shape("rows", MetricsRow, {})))  # type: ignore[no-any-return]
 
@@ -2548,10 +2549,11 @@ class AsyncAdminMethods:
         return await self._arun(Call("manual_result", {"manual_send_id": manual_send_id}, Shape("rows", ManualResultRow, {"started_at": "timestamp with time zone", "finished_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def metrics(self) -> list[MetricsRow]:
-        """Returns metrics for a monitoring system. Names that end in _total, _sum or _count only grow; all
-        others are current values, in the unit that the name says (seconds, positions, bytes). labels names the
-        subscription, endpoint, state, consumer, stream, subject, relay, ring or part. outbox_enqueued_total
-        also counts messages that were rolled back.
+        """Returns metrics for a monitoring system. Names that end in _total, _sum, _count or _bucket only grow;
+        all others are current values, in the unit that the name says (seconds, positions, bytes). labels names
+        the subscription, endpoint, state, consumer, stream, subject, relay, ring or part; le is the bound of a
+        bucket. Histograms start from zero when the server starts. outbox_enqueued_total also counts messages
+        that were rolled back.
         """
         return await self._arun(Call("metrics", {}, Shape("rows", MetricsRow, {})))  # type: ignore[no-any-return]
 

@@ -119,7 +119,7 @@ impl<S: Store, T: Transport> Engine<S, T> {
         if is_manual(&ticket) {
             push.manual_sends.returned(ticket.delivery_id);
             let outcome = DeliveryOutcome::Manual(matches!(done.outcome, Outcome::Status(200..=299)));
-            return Some((Entry { done, segment: 0, outcome, payload: None }, None));
+            return Some((Entry { done, segment: 0, outcome, payload: None, wanted_at: None }, None));
         }
         let in_flight = push.take_back(&ticket)?;
         let outcome = match routing.config.subscriptions.get_mut(&ticket.subscription) {
@@ -142,8 +142,9 @@ impl<S: Store, T: Transport> Engine<S, T> {
             }
             outcome => outcome,
         };
-        let InFlight { segment, payload, key, .. } = in_flight;
-        Some((Entry { done, segment, outcome, payload }, key))
+        let InFlight { segment, payload, key, wanted_at, .. } = in_flight;
+        let wanted_at = (ticket.run == 0).then_some(wanted_at);
+        Some((Entry { done, segment, outcome, payload, wanted_at }, key))
     }
 
     /// Records outcomes, routing and checkpoint in one transaction.

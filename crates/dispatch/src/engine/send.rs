@@ -13,7 +13,7 @@ use outbox_sender::{Job, Ticket};
 use super::outcomes::Unrecorded;
 use super::watch::Watch;
 use crate::failure::Failure;
-use crate::feed::Stored;
+use crate::feed::{Stored, UNIX_EPOCH};
 use crate::outcome::decisions::{Decision, UNREADABLE};
 use crate::outcome::entry::EXPIRED;
 use crate::pull::blocked::{self, Blocked};
@@ -26,6 +26,12 @@ use crate::push::retries::{Due, Retries};
 use crate::store::{DeadRow, Store};
 use crate::subscriptions::{Config, Ordering, Subscription};
 use crate::transport::Transport;
+
+/// When the delivery of a message could begin, in microseconds since 1970.
+fn wanted_at(stored: &Stored) -> i64 {
+    let deliver_at = stored.attributes.deliver_at.map_or(i64::MIN, |at| at.saturating_add(UNIX_EPOCH));
+    stored.message.enqueued_at.max(deliver_at)
+}
 
 /// Limits of the jobs that a subscription may have with the HTTP thread, and of the bytes of their contents. A subscription
 /// that reaches a limit lags.
@@ -42,6 +48,8 @@ pub(super) struct InFlight {
     pub expires: Option<i64>,
     /// When the message was enqueued, in microseconds since 1970.
     pub enqueued_at: i64,
+    /// When the delivery could begin: the later of enqueue and `deliver_at`, in microseconds since 1970.
+    pub wanted_at: i64,
     /// The message's key, if the subscription is ordered.
     pub key: Option<OrderKey>,
     /// The payload of a delivery without a row, if it is not that of the message.
@@ -148,6 +156,7 @@ impl<T: Transport> Push<T> {
             max_attempts: own.unwrap_or(subscription.max_attempts),
             expires: attempt.expires,
             enqueued_at: stored.message.enqueued_at,
+            wanted_at: wanted_at(stored),
             key: ordering::key_of(id, subscription, stored),
             payload: stored.own_payload().filter(|_| attempt.delivery_id == 0),
             row: attempt.delivery_id != 0,

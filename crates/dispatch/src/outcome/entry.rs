@@ -56,6 +56,8 @@ pub struct Entry {
     pub outcome: DeliveryOutcome,
     /// The payload of a delivery without a row, if it is not that of the message.
     pub payload: Option<Bytes>,
+    /// When a live delivery could begin, in microseconds since 1970.
+    pub wanted_at: Option<i64>,
 }
 
 impl Entry {
@@ -76,7 +78,7 @@ impl Entry {
             remote: None,
             answer: None,
         };
-        Entry { done, segment: 0, outcome: DeliveryOutcome::Manual(false), payload: None }
+        Entry { done, segment: 0, outcome: DeliveryOutcome::Manual(false), payload: None, wanted_at: None }
     }
 
     /// Removes the receiver's data from the outcome, and notes that it could not be recorded.
