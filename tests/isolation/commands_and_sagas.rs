@@ -57,6 +57,7 @@ async fn a_command_at_repeatable_read_fails_rather_than_runs_twice() {
 #[tokio::test]
 async fn the_newest_snapshot_wins_whichever_commits_last() {
     let pair = Pair::new("snapshots_race").await;
+    pair.watcher.batch_execute("select outbox.append('A-1', 'a.b', '1') from generate_series(1, 9)").await.unwrap();
     pair.first.batch_execute("begin; select outbox.save_snapshot('A-1', 7, '{}')").await.unwrap();
     let older = pair.second_waits("select outbox.save_snapshot('A-1', 6, '{}')::text", "commit").await;
     assert_eq!(older, "false");

@@ -274,6 +274,58 @@ async fn a_stream_that_is_closed_while_an_append_waits_refuses_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_closes_many_streams_waits_for_the_append_to_each() {
+    let world = World::new("streams_closed_many").await;
+    let db = &world.admin;
+    run(db, "select outbox.append('many-' || i, 'a.b', '1') from generate_series(1, 70) i").await;
+    let appends = world.session().await;
+    run(&appends, "begin").await;
+    append(&appends, "many-70", 1).await;
+    let closer = world.session().await;
+    let pid: i32 = one(&closer, "select pg_backend_pid()").await;
+    let close = "select count(outbox.close_stream('many-' || i, 'test')) from generate_series(1, 70) i";
+    let task = tokio::spawn(async move { one::<i64>(&closer, close).await });
+    world.waits(pid).await;
+    run(&appends, "commit").await;
+    assert_eq!(task.await.unwrap(), 70);
+    // The audit row has the version with which the stream has ended.
+    let said = "select (detail ->> 'version')::bigint from outbox.audit where object = 'stream many-70'";
+    assert_eq!((one::<i64>(db, said).await, world.version("many-70").await), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn locks_that_were_rolled_back_do_not_count() {
+    let world = World::new("streams_locks_back").await;
+    let session = world.session().await;
+    run(
+        &session,
+        "begin;
+        do $$ begin
+            for i in 1..100 loop
+                begin
+                    perform outbox.append('back-1', 'a.b', '1', 99);
+                exception when others then null;
+                end;
+            end loop;
+        end $$;
+        savepoint s;
+        select outbox.append('kept-' || i, 'a.b', '1') from generate_series(1, 63) i;
+        release s",
+    )
+    .await;
+    append(&session, "back-1", -1).await;
+    let (task, _) = world.waiting("begin", "back-1", -1).await;
+    // The 64 locks of the transaction are those that it has.
+    let pid: i32 = one(&session, "select pg_backend_pid()").await;
+    let held = format!("select count(*) from pg_locks where pid = {pid} and locktype = 'advisory'");
+    assert_eq!(one::<i64>(&world.admin, &held).await, 64);
+    append(&session, "beyond-1", -1).await;
+    assert_eq!(one::<i64>(&world.admin, &held).await, 64);
+    run(&session, "commit").await;
+    assert_eq!(task.await.unwrap().1.unwrap(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_repeated_append_is_a_success_and_writes_nothing() {
     let world = World::new("streams_repeated").await;
     let db = &world.admin;

@@ -2076,6 +2076,8 @@ pub struct Load {
     pub backwards: Option<bool>,
     /// Argument `positions`.
     pub positions: Option<bool>,
+    /// Argument `upcast`.
+    pub upcast: Option<bool>,
 }
 
 /// Optional arguments of `outbox.load_snapshot()`; `None` stands for the default.
@@ -2163,6 +2165,8 @@ pub struct ReadEvents {
     pub members: Option<i32>,
     /// Argument `epoch`.
     pub epoch: Option<i32>,
+    /// Argument `upcast`.
+    pub upcast: Option<bool>,
 }
 
 /// Optional arguments of `outbox.rebuild_projection()`; `None` stands for the default.
@@ -3174,14 +3178,14 @@ impl Outbox {
         call::typed(self.call("explain_routing", json!({"topic": topic, "payload": options.payload, "key": options.key, "headers": options.headers, "tenant": options.tenant, "aggregate_type": options.aggregate_type, "aggregate_id": options.aggregate_id, "at_position": options.at_position, "source": options.source}), &[]).await?)
     }
 
-    /// Returns the events that concern a person, a page at a time. streams: only these, by stream and version; or a
-    /// scan of everything in the order of the feed, for which at least one filter is needed. types: patterns of the
-    /// type; stream_prefix: how the name of the stream begins; user_id: metadata.user_id; metadata: entries that the
-    /// metadata contain; from_time, to_time: when the event was stored, inclusive. All filters hold together. after:
-    /// "next" of the last row, for the next page; there is no row when there are no more. max_events: 1 to 10000
-    /// (1000). A row whose message_id is null only says how far a scan has come. redacted: the event was erased, or
-    /// the key that metadata.key_id names was revoked. Errors: 22023 neither streams nor a filter, or a value is
-    /// malformed.
+    /// Returns the events that concern a person, a page at a time. streams: only these, by stream and version;
+    /// stream_prefix: those whose name begins so, likewise; or a scan of everything in the order of the feed, for
+    /// which at least one filter is needed. types: patterns of the type; user_id: metadata.user_id; metadata: entries
+    /// that the metadata contain; from_time, to_time: when the event was stored, inclusive. All filters hold
+    /// together. after: "next" of the last row, for the next page; there is no row when there are no more.
+    /// max_events: 1 to 10000 (1000). A row whose message_id is null only says how far a scan has come. redacted: the
+    /// event was erased, or the key that metadata.key_id names was revoked. Errors: 22023 neither streams nor a
+    /// filter, or a value is malformed.
     ///
     /// # Errors
     /// Those of the function.
@@ -3370,14 +3374,16 @@ impl Outbox {
 
     /// Returns events of a stream in the order of their versions, from from_version on (inclusive; null, the default:
     /// the first one), up to max_events (default 1000; 1 to 10000). backwards (default false): from from_version down
-    /// (null: the last one). positions (default false): also looks up the place of each event in the feed. A stream
-    /// that does not exist has no events. Events of the current transaction are included. Errors: 22004 stream is
-    /// null, 22023 max_events is out of range.
+    /// (null: the last one). positions (default false): also looks up the place of each event in the feed. upcast
+    /// (default false): data are turned into the latest schema version by the upcasters, and metadata.schema_version
+    /// says so. A stream that does not exist has no events. Events of the current transaction are included. Errors:
+    /// 22004 stream is null, 22023 max_events is out of range or stream is malformed, and with upcast those of
+    /// upcast().
     ///
     /// # Errors
     /// Those of the function.
     pub async fn load(&self, stream: &str, options: Load) -> Result<Vec<Event>> {
-        call::typed(self.call("load", json!({"stream": stream, "from_version": options.from_version, "max_events": options.max_events, "backwards": options.backwards, "positions": options.positions}), &[]).await?)
+        call::typed(self.call("load", json!({"stream": stream, "from_version": options.from_version, "max_events": options.max_events, "backwards": options.backwards, "positions": options.positions, "upcast": options.upcast}), &[]).await?)
     }
 
     /// Returns the newest snapshot of a stream and schema version, or no row if there is none.
@@ -3523,13 +3529,14 @@ impl Outbox {
     /// the same cardinal id go to the same member. A call looks at no more than about 10000 positions, or max_events
     /// if that is more, apart from those that the lists of categories pass over. If none of them matches, the result
     /// is one row whose message_id is null and whose position says where to continue. epoch: the epoch in which
-    /// after_position was read, so that a lost history is noticed. A standby answers too. Errors: OB009 the position
-    /// is malformed, after the end of the feed, or in a history that was lost; 22023 another argument is malformed.
+    /// after_position was read, so that a lost history is noticed. upcast (default false): as in load(). A standby
+    /// answers too. Errors: OB009 the position is malformed, after the end of the feed, or in a history that was
+    /// lost; 22023 another argument is malformed.
     ///
     /// # Errors
     /// Those of the function.
     pub async fn read_events(&self, after_position: i64, options: ReadEvents) -> Result<Vec<Event>> {
-        call::typed(self.call("read_events", json!({"after_position": after_position, "max_events": options.max_events, "categories": options.categories, "types": options.types, "tenant": options.tenant, "filter": options.filter, "member": options.member, "members": options.members, "epoch": options.epoch}), &[]).await?)
+        call::typed(self.call("read_events", json!({"after_position": after_position, "max_events": options.max_events, "categories": options.categories, "types": options.types, "tenant": options.tenant, "filter": options.filter, "member": options.member, "members": options.members, "epoch": options.epoch, "upcast": options.upcast}), &[]).await?)
     }
 
     /// Makes a new version of an asynchronous projection, which begins at the first event, and returns its number.
@@ -3850,8 +3857,9 @@ impl Outbox {
 
     /// Locks a saga until the transaction ends, and remembers that it handles this event. true: the event is new to
     /// the saga; false: it was handled before, and nothing is to be done. Call it before saga_load(), in the
-    /// transaction that handles the event. Errors: OB001 there is no such saga, 22004 message_id is null, 40001 at
-    /// REPEATABLE READ when another transaction has changed the saga meanwhile, 25006 the transaction is read-only.
+    /// transaction that handles the event. Errors: OB001 there is no such saga, 22004 message_id is null, 22023 it is
+    /// no id, 40001 at REPEATABLE READ when another transaction has changed the saga meanwhile, 25006 the transaction
+    /// is read-only.
     ///
     /// # Errors
     /// Those of the function.
@@ -3901,8 +3909,8 @@ impl Outbox {
     /// Stores the state of a stream after the event of that version, in place of the snapshot of an earlier version.
     /// Returns false, and changes nothing, if a later one is stored. state: as JSON; or body: as bytes, with its
     /// content_type (application/octet-stream by default). schema_version: the form of the state (1); each has its
-    /// own snapshot. Errors: 22004 or 22023 a value is null or malformed, 54000 the state or body is above
-    /// pg_outbox.max_payload, 25006 the transaction is read-only.
+    /// own snapshot. Errors: OB001 the stream has no such version, 22004 or 22023 a value is null or malformed, 54000
+    /// the state or body is above pg_outbox.max_payload, 25006 the transaction is read-only.
     ///
     /// # Errors
     /// Those of the function.
@@ -4172,8 +4180,8 @@ impl Outbox {
 
     /// Returns the data of an event type as that of a later version. from_version: the version of the data (1).
     /// to_version null: as far as the upcasters go; data of a type without upcasters is returned as it is. Errors:
-    /// OB004 a version has no upcaster, 42883 an upcaster is gone or has another owner, 22004 an upcaster returned
-    /// null, and those that an upcaster raises.
+    /// 22023 to_version is before from_version, OB004 a version has no upcaster, 42883 an upcaster is gone or has
+    /// another owner, 22004 an upcaster returned null, and those that an upcaster raises.
     ///
     /// # Errors
     /// Those of the function.

@@ -279,6 +279,8 @@ mod tail {
 fn common(args: Args, first: usize) -> Result<Row> {
     let topic_datum = args.datum(0).ok_or_else(|| null("topic"))?;
     topic::validate(args.get::<&str>(0).unwrap_or_default())?;
+    // SAFETY: reads a variable of the session, and raises an ERROR that pgrx turns into a panic.
+    unsafe { pg_sys::PreventCommandIfParallelMode(c"outbox.enqueue()".as_ptr()) };
     let mut row = Row::new(topic_datum);
     let attributes = Attributes {
         headers: first + tail::HEADERS,
@@ -494,8 +496,8 @@ pg_function! {
     /// outbox.enqueue_many(topic, payloads jsonb[], keys text[], headers, ... as enqueue) returns bigint[]
     fn outbox_enqueue_many(args) {
         let template = common(args, 2)?;
-        let payloads = array(args, 1).ok_or_else(|| null("payloads"))?;
-        let keys = array(args, 2);
+        let payloads = array(args, 1, "payloads")?.ok_or_else(|| null("payloads"))?;
+        let keys = array(args, 2, "keys")?;
         if keys.as_ref().is_some_and(|keys| keys.len() != payloads.len()) {
             return Err(Error::invalid("payloads and keys have different lengths"));
         }
@@ -519,12 +521,15 @@ pg_function! {
 }
 
 /// The elements of an array argument whose element type has variable length, as datums.
-pub fn array(args: Args, argument: usize) -> Option<Vec<Option<Datum>>> {
-    let datum = args.datum(argument)?;
+pub fn array(args: Args, argument: usize, name: &str) -> Result<Option<Vec<Option<Datum>>>> {
+    let Some(datum) = args.datum(argument) else { return Ok(None) };
     let (mut elements, mut nulls, mut count) = (std::ptr::null_mut(), std::ptr::null_mut(), 0);
     // SAFETY: jsonb and text: varlena, int-aligned. The elements live in the call's memory context.
     unsafe {
         let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+        if (*array).ndim > 1 {
+            return Err(Error::invalid(format!("{name} has more than one dimension")).hint("It is a plain list."));
+        }
         pg_sys::deconstruct_array(
             array,
             (*array).elemtype,
@@ -535,7 +540,7 @@ pub fn array(args: Args, argument: usize) -> Option<Vec<Option<Datum>>> {
             &mut nulls,
             &mut count,
         );
-        Some((0..count as usize).map(|i| (!*nulls.add(i)).then(|| *elements.add(i))).collect())
+        Ok(Some((0..count as usize).map(|i| (!*nulls.add(i)).then(|| *elements.add(i))).collect()))
     }
 }
 

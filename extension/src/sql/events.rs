@@ -6,7 +6,7 @@
 //! * The transaction id is assigned before a message id is drawn, both inside the call.
 //! * Beyond `MAX_LOCKS` streams per transaction, the unique index alone guards the versions.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use outbox_core::{Code, Error, Result, digest, headers, stream, topic};
 use pgrx::pg_sys::panic::CaughtError;
@@ -26,7 +26,7 @@ use crate::sql::enqueue::{
 
 /// Streams that a transaction locks. The lock table is shared memory, which a transaction with very many streams would use
 /// up.
-const MAX_LOCKS: u32 = 64;
+const MAX_LOCKS: usize = 64;
 /// Events of one call.
 const MAX_EVENTS: usize = 10_000;
 
@@ -55,6 +55,8 @@ impl Target<'_> {
         let key = args.datum(0).ok_or_else(|| null("stream"))?;
         let stream = args.get::<&str>(0).unwrap_or_default();
         stream::validate(stream)?;
+        // SAFETY: reads a variable of the session, and raises an ERROR that pgrx turns into a panic.
+        unsafe { pg_sys::PreventCommandIfParallelMode(c"outbox.append()".as_ptr()) };
         let expected = args.get::<i64>(expected).ok_or_else(|| null("expected_version"))?;
         if expected < EXISTS {
             return Err(Error::invalid("invalid expected_version")
@@ -94,7 +96,7 @@ fn append(target: &Target<'_>, rows: &mut [Row], identified: bool) -> Result<App
     let relations = catalog::relations()?;
     refuse_copy(&relations)?;
     let xid = transaction_id(c"outbox.append()");
-    lock(target.stream, xid.value);
+    lock(target.stream, xid.value, MAX_LOCKS);
     let mut leaf = Leaf::open(relations.events, shape::MESSAGE)?;
     let state = exceptional(target.key)?;
     let index = leaf.index(relations.stream_index).ok_or_else(no_index)?;
@@ -198,15 +200,29 @@ fn no_index() -> Error {
         .hint("It was dropped or replaced. Restore it as CREATE EXTENSION made it, before anything is appended.")
 }
 
-/// Takes the lock of a stream until the transaction ends, unless the transaction has locked as many streams as it may. It is
-/// an advisory lock of a class that no SQL function can name.
-fn lock(stream: &str, xid: u64) {
-    thread_local!(static LOCKED: Cell<(u64, u32)> = const { Cell::new((0, 0)) });
-    let (of, count) = LOCKED.get();
-    let count = if of == xid { count } else { 0 };
+thread_local! {
+    /// The locks that a transaction has taken: the transaction, and the subtransaction of each lock.
+    static LOCKED: RefCell<(u64, Vec<pg_sys::SubTransactionId>)> = const { RefCell::new((0, Vec::new())) };
+}
+
+/// Takes the lock of a stream until the transaction ends. `at_most`: it is not taken if the transaction has as many. It is an
+/// advisory lock of a class that no SQL function can name.
+#[expect(ffi_unwind_calls, reason = "the function raises no ERROR")]
+fn lock(stream: &str, xid: u64, at_most: usize) {
+    thread_local!(static REGISTERED: Cell<bool> = const { Cell::new(false) });
+    if !REGISTERED.replace(true) {
+        // SAFETY: the callback touches only this module's thread-local cells and cannot fail.
+        unsafe { RegisterSubXactCallback(subtransaction_ended, Datum::null()) };
+    }
+    let count = LOCKED.with_borrow_mut(|(of, by)| {
+        if std::mem::replace(of, xid) != xid {
+            by.clear();
+        }
+        by.len()
+    });
     // SAFETY: a lock tag on the stack. The wait can be cancelled, and ends with the transaction that has the lock.
     unsafe {
-        if count < MAX_LOCKS {
+        if count < at_most {
             let [a, b, c, d, e, f, g, h, ..] = digest::fingerprint([Some(stream.as_bytes())]);
             let tag = pg_sys::LOCKTAG {
                 locktag_field1: pg_sys::MyDatabaseId.to_u32(),
@@ -218,12 +234,41 @@ fn lock(stream: &str, xid: u64) {
                 locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
             };
             let taken = pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as _, false, false);
-            let new = taken == pg_sys::LockAcquireResult::LOCKACQUIRE_OK;
-            LOCKED.set((xid, count + u32::from(new)));
+            if taken == pg_sys::LockAcquireResult::LOCKACQUIRE_OK {
+                let by = pg_sys::GetCurrentSubTransactionId();
+                LOCKED.with_borrow_mut(|(_, locks)| locks.push(by));
+            }
         }
         // The session that had the lock may have closed the stream.
         pg_sys::AcceptInvalidationMessages();
     }
+}
+
+unsafe extern "C-unwind" {
+    fn RegisterSubXactCallback(callback: SubXactCallback, arg: Datum);
+}
+
+type SubXactCallback = unsafe extern "C-unwind" fn(
+    event: pg_sys::SubXactEvent::Type,
+    own: pg_sys::SubTransactionId,
+    parent: pg_sys::SubTransactionId,
+    arg: Datum,
+);
+
+/// A subtransaction that is rolled back has released its locks. One that ends well leaves them to its parent.
+unsafe extern "C-unwind" fn subtransaction_ended(
+    event: pg_sys::SubXactEvent::Type,
+    own: pg_sys::SubTransactionId,
+    parent: pg_sys::SubTransactionId,
+    _arg: Datum,
+) {
+    LOCKED.with_borrow_mut(|(_, locks)| match event {
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => locks.retain(|by| *by != own),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
+            locks.iter_mut().filter(|by| **by == own).for_each(|by| *by = parent);
+        }
+        _ => {}
+    });
 }
 
 /// The exceptional state of a stream.
@@ -280,10 +325,10 @@ struct Many {
 fn append_many(args: Args, many: &Many) -> Result<Returned> {
     let target = Target::of(args, many.expected)?;
     let what = if many.column == column::BODY { "bodies" } else { "data" };
-    let types = array(args, 1).ok_or_else(|| null("types"))?;
-    let contents = array(args, many.content).ok_or_else(|| null(what))?;
+    let types = array(args, 1, "types")?.ok_or_else(|| null("types"))?;
+    let contents = array(args, many.content, what)?.ok_or_else(|| null(what))?;
     let event_ids = args.get::<Vec<Option<Uuid>>>(many.expected + 1);
-    let metadata = array(args, many.expected + 2);
+    let metadata = array(args, many.expected + 2, "metadata")?;
     let count = types.len();
     if count == 0 {
         return Err(Error::invalid("there are no events").hint("types has one entry per event."));
@@ -295,7 +340,11 @@ fn append_many(args: Args, many: &Many) -> Result<Returned> {
     }
     let lengths = [Some(contents.len()), event_ids.as_ref().map(Vec::len), metadata.as_ref().map(Vec::len)];
     if lengths.into_iter().flatten().any(|length| length != count) {
-        return Err(Error::invalid(format!("types, {what}, event_ids and metadata have different lengths")));
+        let lengths = lengths.map(|length| length.map_or("null".to_owned(), |length| length.to_string()));
+        let [contents, event_ids, metadata] = lengths;
+        return Err(Error::invalid(format!("types, {what}, event_ids and metadata have different lengths"))
+            .detail(format!("types: {count}, {what}: {contents}, event_ids: {event_ids}, metadata: {metadata}."))
+            .hint("Each has one entry per event; event_ids and metadata can be null."));
     }
     let attributes = Attributes {
         headers: many.expected + 3,
@@ -400,8 +449,9 @@ pg_function! {
 pg_function! {
     /// outbox_internal.lock_stream(stream text) returns void
     fn outbox_lock_stream(args) {
-        let xid = transaction_id(c"message_store.acquire_lock()");
-        lock(args.get::<&str>(0).unwrap_or_default(), xid.value);
+        let xid = transaction_id(c"a command on a stream");
+        // A transaction that closes or truncates streams has all of their locks: otherwise it could not wait for appends.
+        lock(args.get::<&str>(0).unwrap_or_default(), xid.value, usize::MAX);
         Ok(Some(Datum::null()))
     }
 }

@@ -211,13 +211,16 @@ begin
             raise exception 'Must be a category: %', category;
         end if;
         perform message_store._check_reader(correlation, consumer_group_member, consumer_group_size);
+        -- In message-db, a stream without an id belongs to no member.
         page := format('select messages.global_position, message_store._message_of(messages) as message, '
             'messages.id is not null and ($6 is null or message_store.category(messages.metadata ->> ''correlationStreamName'') = $6) '
+            'and ($4 is null or message_store.cardinal_id(messages.stream_name) is not null) '
             'and %s as passes from message_store._category_page($1, $2, $3, $4, $5) messages order by messages.global_position',
             message_store._expression(condition));
         perform outbox_internal.await_positions();
         feed_end := outbox.head();
-        while any_event and wanted > 0 and after < feed_end and category is not null loop
+        -- No stream is in the category with the empty name.
+        while any_event and wanted > 0 and after < feed_end and category <> '' loop
             any_event := false;
             for event in execute page
                 using category, after, case when narrow then 1000 else least(wanted, 1000) end, consumer_group_member,

@@ -79,6 +79,7 @@ declare
     after_stream text := after ->> 'stream';
     after_version bigint;
     after_position bigint;
+    prefix text := nullif(stream_prefix, '');
     condition jsonb := case when user_id is not null
         then coalesce(metadata, '{}') || jsonb_build_object('user_id', user_id) else metadata end;
     chosen record;
@@ -90,13 +91,18 @@ declare
     n int;
 begin
     perform outbox_internal.check_max_events(max_events);
-    if streams is null and coalesce(types, '{}') = '{}' and coalesce(stream_prefix, '') = '' and tenant is null
-        and condition is null then
+    if streams is null and coalesce(types, '{}') = '{}' and prefix is null and tenant is null and condition is null
+        and from_time is null and to_time is null then
         raise exception 'an export needs streams or a filter' using errcode = 'invalid_parameter_value',
-            hint = 'Pass streams, types, stream_prefix, tenant, user_id or metadata.';
+            hint = 'Pass streams, types, stream_prefix, tenant, user_id, metadata, from_time or to_time.';
     end if;
-    if after is not null and (streams is null and after ->> 'position' ~ '^[0-9]{1,18}$'
-        or streams is not null and after ->> 'version' ~ '^[0-9]{1,18}$' and after ->> 'stream' is not null) is not true then
+    if jsonb_typeof(metadata) <> 'object' then
+        raise exception 'malformed metadata' using errcode = 'invalid_parameter_value',
+            hint = 'It is an object: the entries that the metadata of an event contain.';
+    end if;
+    if after is not null and (streams is null and prefix is null and after ->> 'position' ~ '^[0-9]{1,18}$'
+        or coalesce(streams[1], prefix) is not null and after ->> 'version' ~ '^[0-9]{1,18}$'
+            and after ->> 'stream' is not null) is not true then
         raise exception 'malformed after' using errcode = 'invalid_parameter_value',
             hint = 'It is "next" of the last row of the page before, with the same arguments.';
     end if;
@@ -106,6 +112,8 @@ begin
         or array_position(streams, null) is not null then
         raise exception 'malformed streams' using errcode = 'invalid_parameter_value', hint = '1 to 10000 names.';
     end if;
+    -- Refuses malformed names.
+    perform outbox.stream_version(s) from unnest(streams) s;
     if streams is not null then
         for chosen in
             select k.k as name, case when k.k = after_stream then after_version else 0 end as after_version
@@ -129,6 +137,23 @@ begin
         end loop;
         return;
     end if;
+    if prefix is not null then
+        -- The index on stream and version has all streams that begin so in one stretch.
+        return query
+        select e.stream, e.version, e.type, e.data, e.body, e.content_type, e.metadata, e.tenant, null::bigint,
+            e.message_id, e.recorded_at, outbox_internal.is_redacted(e.data, e.body, e.metadata),
+            jsonb_build_object('stream', e.stream, 'version', e.version)
+        from outbox._event_row e
+        where e.stream collate "C" >= greatest(prefix, after_stream collate "C")
+            and (e.stream collate "C", e.version) > (coalesce(after_stream, ''), after_version)
+            -- A name has at most 255 bytes, so at most 63 of the last characters that there are.
+            and e.stream collate "C" < prefix || repeat(chr(1114111), 64)
+            and outbox_internal.is_exported(e.stream, e.type, e.tenant, e.metadata, e.recorded_at, types, prefix, tenant,
+                condition, from_time, to_time)
+        order by e.stream collate "C", e.version
+        limit max_events;
+        return;
+    end if;
     page := array(
         select r from outbox.read_events(after_position, max_events, types => types, tenant => tenant) r
         order by r."position"
@@ -136,8 +161,7 @@ begin
     -- The last row is returned in any case, without its event if that is not to be exported: it says where to continue.
     foreach candidate in array page loop
         wanted := candidate.message_id is not null and outbox_internal.is_exported(candidate.stream, candidate.type,
-            candidate.tenant, candidate.metadata, candidate.recorded_at, null, stream_prefix, null, condition, from_time,
-            to_time);
+            candidate.tenant, candidate.metadata, candidate.recorded_at, null, null, null, condition, from_time, to_time);
         exported := null;
         exported."position" := candidate."position";
         exported.redacted := false;
@@ -162,9 +186,9 @@ begin
 end
 $$;
 comment on function outbox.export_subject is
-    'Returns the events that concern a person, a page at a time. streams: only these, by stream and version; or a scan of '
-    'everything in the order of the feed, for which at least one filter is needed. types: patterns of the type; '
-    'stream_prefix: how the name of the stream begins; user_id: metadata.user_id; metadata: entries that the metadata '
+    'Returns the events that concern a person, a page at a time. streams: only these, by stream and version; stream_prefix: '
+    'those whose name begins so, likewise; or a scan of everything in the order of the feed, for which at least one filter '
+    'is needed. types: patterns of the type; user_id: metadata.user_id; metadata: entries that the metadata '
     'contain; from_time, to_time: when the event was stored, inclusive. All filters hold together. after: "next" of the '
     'last row, for the next page; there is no row when there are no more. max_events: 1 to 10000 (1000). A row whose '
     'message_id is null only says how far a scan has come. redacted: the event was erased, or the key that metadata.key_id '

@@ -164,6 +164,9 @@ begin
     perform outbox_internal.check_writable('saga_handle');
     if message_id is null then
         raise exception 'the message id must not be null' using errcode = 'null_value_not_allowed';
+    elsif message_id < 1 then
+        raise exception 'invalid message id' using errcode = 'invalid_parameter_value', detail = format('It is %s.', message_id),
+            hint = 'It is the message_id of the event.';
     end if;
     perform from outbox._saga s where s.saga_type = saga_type and s.saga_id = saga_id for update;
     if not found then
@@ -177,7 +180,7 @@ $$;
 comment on function outbox.saga_handle is
     'Locks a saga until the transaction ends, and remembers that it handles this event. true: the event is new to the saga; '
     'false: it was handled before, and nothing is to be done. Call it before saga_load(), in the transaction that handles '
-    'the event. Errors: OB001 there is no such saga, 22004 message_id is null, 40001 at REPEATABLE READ when another '
+    'the event. Errors: OB001 there is no such saga, 22004 message_id is null, 22023 it is no id, 40001 at REPEATABLE READ when another '
     'transaction has changed the saga meanwhile, 25006 the transaction is read-only';
 
 -- API: private

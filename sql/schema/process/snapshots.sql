@@ -56,6 +56,12 @@ begin
             detail = format('It is %s.', coalesce(version::text, 'null')),
             hint = 'A snapshot has the version of the last event that is in its state.';
     end if;
+    -- Refuses a malformed name, too.
+    if version > outbox.stream_version(stream) then
+        raise exception 'stream "%" has no version %', stream, version using errcode = 'OB001',
+            detail = format('Its last version is %s.', outbox.stream_version(stream)),
+            hint = 'A snapshot has the version of the last event that is in its state.';
+    end if;
     if (state is null) = (body is null) then
         raise exception 'a snapshot has either a state or a body' using errcode = 'invalid_parameter_value';
     end if;
@@ -79,7 +85,7 @@ comment on function outbox.save_snapshot is
     'Stores the state of a stream after the event of that version, in place of the snapshot of an earlier version. Returns '
     'false, and changes nothing, if a later one is stored. state: as JSON; or body: as bytes, with its content_type '
     '(application/octet-stream by default). schema_version: the form of the state (1); each has its own snapshot. Errors: '
-    '22004 or 22023 a value is null or malformed, 54000 the state or body is above pg_outbox.max_payload, 25006 the '
+    'OB001 the stream has no such version, 22004 or 22023 a value is null or malformed, 54000 the state or body is above pg_outbox.max_payload, 25006 the '
     'transaction is read-only';
 
 -- API: public

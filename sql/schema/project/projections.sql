@@ -33,6 +33,17 @@ create table outbox._projection (
 select pg_catalog.pg_extension_config_dump('outbox._projection', '');
 
 -- API: private
+-- How fast a version gets on while run_projection works on it. It is apart from outbox._projection, whose changes make every
+-- session look again at the work of an append.
+create table outbox._projection_rate (
+    name text not null,
+    version int not null,
+    events_per_second double precision not null,
+    positions_per_second double precision not null,
+    primary key (name, version)
+) with (fillfactor = 50);
+
+-- API: private
 -- Every backend remembers what an append has to do. This trigger makes all of them look again when the change commits.
 create function outbox_internal.append_work_changed() returns trigger language c volatile
 as 'MODULE_PATHNAME', 'outbox_append_work_changed';
@@ -79,6 +90,9 @@ as $$
 declare
     p outbox._projection;
 begin
+    if name is null then
+        raise exception 'the name of the projection must not be null' using errcode = 'null_value_not_allowed';
+    end if;
     select * into p from outbox._projection k
     where k.name = name and (version is null or k.version = version)
     order by k.state <> 'stopped' and coalesce(k.resumed_state, k.state) <> 'rebuilding' desc, k.version desc
@@ -111,12 +125,7 @@ begin
         raise exception 'unknown kind of projection "%"', coalesce(left(kind, 100), 'null')
             using errcode = 'invalid_parameter_value', hint = 'async or inline.';
     end if;
-    if array_ndims(categories) > 1 or cardinality(categories) not between 1 and 1000
-        or array_position(categories, null) is not null
-        or exists (select from unnest(categories) u(category) where octet_length(u.category) not between 1 and 255) then
-        raise exception 'malformed categories' using errcode = 'invalid_parameter_value',
-            hint = '1 to 1000 names of 1 to 255 bytes; null: all.';
-    end if;
+    perform outbox_internal.check_categories(categories);
     -- Refuses also an empty list and null, with which every append would fail.
     perform outbox_internal.matches(types, null, 'a', null, null, null, null, null);
     select * into checked from outbox_internal.check_function(caller, 'outbox.event[]', 'void', 'handler', handler);
@@ -202,6 +211,7 @@ begin
         perform outbox_internal.projection_missing(name, version);
     end if;
     delete from outbox._projection k where k.name = name and k.version = any (gone);
+    delete from outbox._projection_rate r where r.name = name and r.version = any (gone);
     delete from outbox.cursor c
     where c.stream = 'outbox' and c.consumer = outbox_internal.projection_consumer(name) and c.subject = any (gone::text[]);
     delete from outbox._cursor_key c
@@ -287,7 +297,8 @@ begin
     p := outbox_internal.projection_version(projection, version);
     if p.state <> 'faulted' or p.failed_position is distinct from "position" then
         raise exception 'projection "%" is not faulted at position %', projection, "position" using errcode = 'OB004',
-            detail = format('It is %s%s.', p.state, coalesce(format(' at position %s', p.failed_position), ''));
+            detail = format('It is %s%s.', p.state, ' at position ' || p.failed_position),
+            hint = 'The view outbox.projections has the state and failed_position.';
     end if;
     perform outbox.cursor_advance(outbox_internal.projection_consumer(projection), "position", subject => p.version::text);
     update outbox._projection k

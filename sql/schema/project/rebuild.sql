@@ -94,7 +94,9 @@ begin
     end loop;
     if new_position < greatest(old_position, p.rebuild_to) then
         raise exception 'the rebuild of projection "%" has not come far enough', name using errcode = 'OB012',
-            detail = format('It is at position %s of %s.', new_position, greatest(old_position, p.rebuild_to)),
+            detail = format('It is at position %s of %s%s.', new_position, greatest(old_position, p.rebuild_to), (
+                select ', where it fails: ' || k.error from outbox._projection k
+                where k.name = name and k.version = p.version and k.state = 'faulted')),
             hint = format('Run it further: select outbox.run_projection(%L, version => %s).', name, p.version);
     end if;
     update outbox._projection k set state = 'stopped', resumed_state = null, changed_at = clock_timestamp()
@@ -123,11 +125,13 @@ select p.name, p.version, p.kind, p.state, p.categories, p.types, p.handler, p.o
         )), 0) end::double precision as lag_seconds,
     case when p.state in ('rebuilding', 'catching_up')
         then least(100, round(100.0 * c."position" / greatest(p.rebuild_to, 1), 1)) end as percent,
-    case when p.state in ('rebuilding', 'catching_up') and c."position" between 1 and p.rebuild_to
-        then (p.rebuild_to - c."position") * extract(epoch from c.applied_at - p.created_at) / c."position"
-    end::double precision as remaining_seconds,
+    r.events_per_second as rate,
+    case when p.state in ('rebuilding', 'catching_up')
+        then greatest(p.rebuild_to - c."position", 0) / nullif(r.positions_per_second, 0)
+    end as remaining_seconds,
     p.error, p.failed_position, p.failed_message_id, c.applied_at, p.created_at, p.changed_at
 from outbox._projection p
+left join outbox._projection_rate r using (name, version)
 left join lateral (
     select coalesce(k."position", 0) as "position", k.updated_at as applied_at, p.state <> 'stopped' as follows,
         coalesce((select t.last_position from outbox.tick t order by t.id desc limit 1), 0) as feed_end
@@ -141,8 +145,9 @@ left join lateral (
 ) c on p.kind = 'async';
 comment on view outbox.projections is
     'Projections and their versions. state: stopped (an old version), running, paused, faulted, rebuilding, catching_up. '
-    'position and lag are null for inline ones. percent, remaining_seconds: of the way to the end of the feed as it was '
-    'when the version began; the time is an estimate. failed_position, error: of the event at which it is faulted';
+    'position and lag are null for inline ones. rate: events per second while it is run, over the last pages. percent, '
+    'remaining_seconds: of the way to the end of the feed as it was when the version began; the time is an estimate. '
+    'failed_position, error: of the event at which it is faulted';
 
 insert into outbox._capability values
     ('admin', 'function outbox.rebuild_projection'),

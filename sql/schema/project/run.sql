@@ -59,6 +59,8 @@ declare
     page outbox.event[];
     upto bigint;
     done record;
+    begun timestamptz := clock_timestamp();
+    seconds double precision;
 begin
     c := outbox_internal.cursor_lock(consumer, 'outbox', p.version::text, true);
     applied := 0;
@@ -86,6 +88,13 @@ begin
     if upto > c."position" then
         perform outbox.cursor_advance(consumer, upto, subject => p.version::text, expected_position => c."position");
         "position" := upto;
+        -- A moving average over the last pages.
+        seconds := greatest(extract(epoch from clock_timestamp() - begun), 0.000001);
+        insert into outbox._projection_rate as r (name, version, events_per_second, positions_per_second)
+        values (p.name, p.version, applied / seconds, (upto - c."position") / seconds)
+        on conflict on constraint _projection_rate_pkey do update
+        set events_per_second = r.events_per_second * 0.8 + excluded.events_per_second * 0.2,
+            positions_per_second = r.positions_per_second * 0.8 + excluded.positions_per_second * 0.2;
     end if;
 end
 $$;
@@ -197,6 +206,25 @@ end
 $$;
 
 -- API: private
+-- The version that metadata.schema_version names, as a number or as its text; 1 without it. Raises 22023 for anything else.
+create function outbox_internal.schema_version_of(metadata jsonb) returns numeric
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    version text := metadata ->> 'schema_version';
+begin
+    if jsonb_typeof(metadata -> 'schema_version') = 'number' or version ~ '^[1-9][0-9]{0,8}$' then
+        return version::numeric;
+    elsif version is null then
+        return 1;
+    end if;
+    raise exception 'malformed metadata.schema_version' using errcode = 'invalid_parameter_value',
+        hint = 'It is a whole number from 1 on; without it, the version is 1.';
+end
+$$;
+
+-- API: private
 -- Refuses an event that is not valid by its schema. Called for types that have a schema that asks for it.
 create function outbox_internal.validate_appended(e outbox.event) returns void
 language plpgsql stable
@@ -207,8 +235,7 @@ declare
     found_schema outbox.event_schema;
     wrong text;
 begin
-    its_version := case when jsonb_typeof(e.metadata -> 'schema_version') = 'number'
-        then (e.metadata ->> 'schema_version')::numeric else 1 end;
+    its_version := outbox_internal.schema_version_of(e.metadata);
     select * into found_schema from outbox.event_schema s where s.type = e.type and s.version = its_version;
     if not found then
         raise exception 'type "%" has no schema of version %', e.type,

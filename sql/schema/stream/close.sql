@@ -19,7 +19,8 @@ begin
     perform outbox_internal.lock_stream(stream);
     version := outbox.stream_version(stream);
     if version = 0 then
-        raise exception 'stream "%" does not exist', stream using errcode = 'OB001';
+        raise exception 'stream "%" does not exist', stream using errcode = 'OB001',
+            hint = 'outbox.append() creates it with its first event.';
     end if;
     return version;
 end
@@ -38,7 +39,8 @@ begin
     insert into outbox.stream as s (stream, closed_at) values (stream, clock_timestamp())
     on conflict on constraint stream_pkey do update set closed_at = excluded.closed_at where s.closed_at is null;
     if not found then
-        raise exception 'stream "%" is closed already', stream using errcode = 'OB004';
+        raise exception 'stream "%" is closed already', stream using errcode = 'OB004',
+            hint = 'outbox.stream_info() says since when.';
     end if;
     perform outbox_internal.audit('close_stream', format('stream %s', stream), btrim(reason), jsonb_build_object('version', version));
     return version;

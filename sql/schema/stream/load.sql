@@ -75,13 +75,40 @@ begin
 end
 $$;
 
+-- API: private
+-- An event with its data as those of the latest version that the upcasters of its type lead to.
+create function outbox_internal.upcast_event(e outbox.event) returns outbox.event
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    stored numeric;
+    latest int;
+begin
+    if e.data is null then
+        return e;
+    end if;
+    select max(u.from_version) + 1 into latest from outbox.upcaster u where u.type = e.type;
+    if latest is null then
+        return e;
+    end if;
+    stored := outbox_internal.schema_version_of(e.metadata);
+    if stored < latest then
+        e.data := outbox.upcast(e.type, e.data, stored::int);
+        e.metadata := coalesce(e.metadata, '{}') || jsonb_build_object('schema_version', latest);
+    end if;
+    return e;
+end
+$$;
+
 -- API: public
 create function outbox.load(
     stream text,
     from_version bigint default null,
     max_events int default 1000,
     backwards boolean default false,
-    positions boolean default false
+    positions boolean default false,
+    upcast boolean default false
 ) returns setof outbox.event
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -99,6 +126,12 @@ begin
     end if;
     if max_events is null or max_events not between 1 and 10000 then
         perform outbox_internal.check_max_events(max_events);
+    end if;
+    if upcast then
+        return query
+        select u.* from outbox.load(stream, from_version, max_events, backwards, positions) e
+        cross join lateral outbox_internal.upcast_event(e) u;
+        return;
     end if;
     if backwards then
         return query
@@ -124,14 +157,19 @@ begin
         order by e.stream collate "C", e.version
         limit max_events;
     end if;
+    if not found then
+        -- Raises an error for a malformed name.
+        perform outbox.stream_version(stream);
+    end if;
 end
 $$;
 comment on function outbox.load is
     'Returns events of a stream in the order of their versions, from from_version on (inclusive; null, the default: the '
     'first one), up to max_events (default 1000; 1 to 10000). backwards (default false): from from_version down (null: the '
-    'last one). positions (default false): also looks up the place of each event in the feed. A stream that does not exist '
+    'last one). positions (default false): also looks up the place of each event in the feed. upcast '
+    '(default false): data are turned into the latest schema version by the upcasters, and metadata.schema_version says so. A stream that does not exist '
     'has no events. Events of the current transaction are included. Errors: 22004 stream is null, 22023 max_events is out '
-    'of range';
+    'of range or stream is malformed, and with upcast those of upcast()';
 
 -- API: public
 create function outbox.stream_info(

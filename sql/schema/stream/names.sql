@@ -24,10 +24,11 @@ comment on function outbox.cardinal_id is
 
 -- API: private
 -- The number of a stream's member in a consumer group of so many members, from 0 on. Streams with the same cardinal id have
--- the same member. The hash is that of message-db, so that groups of both agree.
+-- the same member. The hash is that of message-db, so that groups of both agree; there a stream without an id, which is its
+-- category alone, has no member, and here the member of its name.
 create function outbox_internal.member_of(stream text, members int) returns int
 language sql immutable strict parallel safe
-return abs(('x' || left(md5(outbox.cardinal_id(stream)), 16))::bit(64)::bigint::numeric) % members;
+return abs(('x' || left(md5(coalesce(outbox.cardinal_id(stream), stream)), 16))::bit(64)::bigint::numeric) % members;
 
 insert into outbox._capability values
     ('publish', 'function outbox.category'),

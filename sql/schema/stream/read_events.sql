@@ -15,6 +15,25 @@ begin
 end
 $$;
 
+-- API: private
+-- Raises 22023 for a list of categories that no stream can have.
+create function outbox_internal.check_categories(categories text[]) returns void
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if array_ndims(categories) > 1 or cardinality(categories) not between 1 and 1000
+        or array_position(categories, null) is not null
+        or exists (
+            select from unnest(categories) u(category)
+            where octet_length(u.category) not between 1 and 255 or strpos(u.category, '-') > 0
+        ) then
+        raise exception 'malformed categories' using errcode = 'invalid_parameter_value',
+            hint = '1 to 1000 names of 1 to 255 bytes without "-"; null: all.';
+    end if;
+end
+$$;
+
 -- API: public
 create function outbox.read_events(
     after_position bigint,
@@ -25,7 +44,8 @@ create function outbox.read_events(
     filter jsonb default null,
     member int default null,
     members int default null,
-    epoch int default null
+    epoch int default null,
+    upcast boolean default false
 ) returns setof outbox.event
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -65,10 +85,13 @@ begin
     end if;
     perform outbox_internal.check_max_events(max_events);
     perform outbox_internal.check_member(member, members);
-    if categories is not null and (array_ndims(categories) > 1 or cardinality(categories) not between 1 and 1000
-        or array_position(categories, null) is not null) then
-        raise exception 'malformed categories' using errcode = 'invalid_parameter_value',
-            hint = 'Between 1 and 1000 names; null is every category.';
+    perform outbox_internal.check_categories(categories);
+    if upcast then
+        return query
+        select u.*
+        from outbox.read_events(after_position, max_events, categories, types, tenant, filter, member, members, epoch) e
+        cross join lateral outbox_internal.upcast_event(e) u;
+        return;
     end if;
     -- Raises errors for malformed arguments, even if there is nothing to read.
     perform outbox_internal.matches(types, filter, 'a', null, null, null, null, null);
@@ -174,7 +197,7 @@ comment on function outbox.read_events is
     'member. A call looks at no more than about 10000 positions, or max_events if that is more, apart from those that the '
     'lists of categories pass over. If none of them matches, the result is one row whose message_id is null and whose '
     'position says where to continue. epoch: the epoch in which after_position was read, so that a lost history is '
-    'noticed. A standby answers too. Errors: OB009 the position is malformed, after the end of the feed, or in a history '
+    'noticed. upcast (default false): as in load(). A standby answers too. Errors: OB009 the position is malformed, after the end of the feed, or in a history '
     'that was lost; 22023 another argument is malformed';
 
 insert into outbox._capability values

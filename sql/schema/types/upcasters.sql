@@ -39,7 +39,8 @@ begin
     if found_function.prorettype <> result or found_function.proargtypes <> argument::oid::text::oidvector
         or found_function.prokind <> 'f' or found_function.proretset then
         raise exception 'function "%" is not (%) returns %', left(signature, 255), argument, result
-            using errcode = 'invalid_parameter_value';
+            using errcode = 'invalid_parameter_value',
+                hint = format('It takes one argument of type %s and returns %s.', argument, result);
     end if;
     if not pg_has_role(caller, found_function.proowner, 'usage') then
         raise exception 'must be owner of function %', left(signature, 255) using errcode = 'insufficient_privilege',
@@ -161,6 +162,10 @@ declare
     u outbox.upcaster;
     reached bigint := coalesce(from_version, 1);
 begin
+    if to_version < reached then
+        raise exception 'an upcaster does not go back' using errcode = 'invalid_parameter_value',
+            detail = format('It was asked to go from version %s to %s.', reached, to_version);
+    end if;
     for u in
         select * from outbox.upcaster k
         where k.type = type and k.from_version >= reached and (to_version is null or k.from_version < to_version)
@@ -187,7 +192,8 @@ end
 $$;
 comment on function outbox.upcast is
     'Returns the data of an event type as that of a later version. from_version: the version of the data (1). to_version '
-    'null: as far as the upcasters go; data of a type without upcasters is returned as it is. Errors: OB004 a version has '
+    'null: as far as the upcasters go; data of a type without upcasters is returned as it is. Errors: 22023 to_version is '
+    'before from_version, OB004 a version has '
     'no upcaster, 42883 an upcaster is gone or has another owner, 22004 an upcaster returned null, and those that an '
     'upcaster raises';
 

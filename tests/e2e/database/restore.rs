@@ -107,7 +107,7 @@ async fn busy_database(server: &Server, name: &str, receiver: &Receiver) -> (Cli
     db.batch_execute(
         "create function public.see(events outbox.event[]) returns void language sql as $$ select $$;
         create function public.newer(data jsonb) returns jsonb language sql immutable as $$ select data $$;
-        select outbox.command_begin('k', 'Pay'), outbox.save_snapshot('a-1', 1, '{}'), outbox.saga_save('t', 's', '{}', 0),
+        select outbox.command_begin('k', 'Pay'), outbox.save_snapshot('account-1', 1, '{}'), outbox.saga_save('t', 's', '{}', 0),
             outbox.saga_handle('t', 's', 1), outbox.register_schema('a.b', '{}'),
             outbox.create_upcaster('a.b', 1, 'public.newer(jsonb)'),
             outbox.create_projection('p', 'public.see(outbox.event[])'),

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use outbox_harness::postgres::{Install, fresh_folder, own, root, schema_files};
 use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Receiver, Reply, Server, Stop, wait_until};
-use outbox_tests::{PATIENCE, bare_server, explain, one, outbox_harness, rows, server, settle};
+use outbox_tests::{PATIENCE, bare_server, explain, one, outbox_harness, refused, rows, server, settle};
 
 /// Everything that the catalogs say about the extension, by object.
 const DESCRIBE: &str = r#"
@@ -351,7 +351,15 @@ async fn pg_upgrade_keeps_everything_and_goes_on_by_itself() {
     shop(&db, &receiver).await;
     db.batch_execute("select outbox.subscribe('pulled', '{order.#}')").await.unwrap();
     enqueue(&db, 50).await;
+    db.batch_execute(
+        "select outbox.append(s || '-1', s || '.changed', '{}') from unnest('{cart,order,cart}'::text[]) s",
+    )
+    .await
+    .unwrap();
     settle(&db).await;
+    // The lists of categories.
+    db.batch_execute("select * from outbox.maintain()").await.unwrap();
+    db.batch_execute("select outbox.close_stream('cart-1', 'sold')").await.unwrap();
     db.batch_execute("select outbox.cursor_advance('reader', outbox.head() - 5)").await.unwrap();
     drop(db);
     let mut enqueued = 50;
@@ -366,6 +374,7 @@ async fn pg_upgrade_keeps_everything_and_goes_on_by_itself() {
         let holder = server.connect("shop").await.unwrap();
         holder.batch_execute("begin; lock table outbox._sequencer in exclusive mode").await.unwrap();
         enqueue(&db, 10).await;
+        db.batch_execute("select outbox.append('order-1', 'order.changed', '{}')").await.unwrap();
         enqueued += 30;
         server.stop(Stop::Fast).unwrap();
         drop((db, holder));
@@ -397,6 +406,14 @@ async fn pg_upgrade_keeps_everything_and_goes_on_by_itself() {
         assert_eq!(critical, None);
     }
     let db = server.connect("shop").await.unwrap();
+    // Events keep their versions and their order, and their streams go on or stay closed.
+    let upgrades = chain.len() as i64 - 1;
+    let events = "select array_agg(stream || version order by position) from outbox.read_events(0, categories => ";
+    let order: Vec<String> = (1..=upgrades + 1).map(|version| format!("order-1{version}")).collect();
+    assert_eq!(one::<Vec<String>>(&db, &format!("{events}'{{order}}')")).await, order);
+    assert_eq!(one::<Vec<String>>(&db, &format!("{events}'{{cart}}')")).await, ["cart-11", "cart-12"]);
+    assert_eq!(one::<i64>(&db, "select outbox.append('order-1', 'order.changed', '{}')").await, upgrades + 2);
+    assert_eq!(refused(&db, "select outbox.append('cart-1', 'cart.changed', '{}')").await.code().code(), "OB014");
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.claim('pulled', 'w', 1000)").await, enqueued);
     let ids: i64 = one(
         &db,

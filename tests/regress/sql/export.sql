@@ -21,6 +21,11 @@ select count(*) from outbox.export_subject('{customer-1}', from_time => now() - 
 -- A page whose last event does not pass says how far it has come.
 select stream, position, message_id is null as marker, next from outbox.export_subject(user_id => 'u1', max_events => 2);
 select stream, position from outbox.export_subject(user_id => 'u1', max_events => 2, after => '{"position": 2}');
+-- By prefix, in the order of the streams, a page at a time; by time alone.
+select stream, version, type, position, next from outbox.export_subject(stream_prefix => 'customer-', max_events => 2);
+select stream, version from outbox.export_subject(stream_prefix => 'customer-', max_events => 2,
+    after => '{"stream": "customer-1", "version": 2}');
+select count(*) filter (where message_id is not null) from outbox.export_subject(from_time => now() - interval '1 hour');
 -- Erased events, and those whose key was revoked. The snapshots of the stream go with an erased event.
 select outbox.save_snapshot('order-1', 1, '{"n": 3}'), outbox.save_snapshot('customer-1', 2, '{"n": 4}');
 select outbox.erase((select message_id from outbox.load('order-1')), 'dpo', 'request');
@@ -32,6 +37,8 @@ from outbox.export_subject('{customer-1,order-1}');
 -- Arguments that are refused.
 select outbox.export_subject();
 select outbox.export_subject('{}');
+select outbox.export_subject('{""}');
+select outbox.export_subject('{customer-1}', user_id => 'u1', metadata => '[]');
 select outbox.export_subject('{{customer-1,customer-2}}');
 select outbox.export_subject(user_id => 'u1', after => '{"position": "seven"}');
 select outbox.export_subject(user_id => 'u1', after => '"position"');

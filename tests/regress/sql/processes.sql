@@ -55,6 +55,7 @@ select outbox.enqueue('a.b', '{}') > 0 as enqueued;
 select outbox.tick() > 0 as ticked;
 select job, result, rows from outbox.maintain() where job = 'commands';
 select key, command_type from outbox.command order by key;
+select outbox.append_many('Order-1', array_fill('order.changed'::text, '{6}'), array_fill('{}'::jsonb, '{6}')) is not null as appended;
 set role outbox_regress_app;
 
 -- The newest snapshot of a stream and schema version is kept.
@@ -65,6 +66,8 @@ select schema_version, version, body, content_type from outbox.load_snapshot('Or
 select count(*) from outbox.load_snapshot('Order-1', 3);
 select outbox.delete_snapshots('Order-1', 2), outbox.delete_snapshots('Order-1'), outbox.delete_snapshots('Order-1');
 select outbox.save_snapshot('Order-1', 0, '{}');
+select outbox.save_snapshot('Order-1', 7, '{}');
+select outbox.save_snapshot('-x', 1, '{}');
 select outbox.save_snapshot('Order-1', 1);
 select outbox.save_snapshot('Order-1', 1, '{}', body => 'x');
 select outbox.save_snapshot('Order-1', 1, '{}', content_type => 'text/plain');
@@ -73,6 +76,7 @@ select outbox.save_snapshot(null, 1, '{}');
 select outbox.save_snapshot('Order-1', 1, to_jsonb(repeat('x', 300000)));
 
 -- A saga goes through its steps, and handles an event once.
+select outbox.saga_handle('shipping', 's1', -5);
 select outbox.saga_save('shipping', 's1', '{"order": 1}', 0, steps =>
     '[{"name": "reserve", "status": "pending"}, {"name": "ship", "status": "pending", "command": "Ship"}]', correlation_id => 'order-1');
 select outbox.saga_handle('shipping', 's1', 101), outbox.saga_handle('shipping', 's1', 101), outbox.saga_handle('shipping', 's1', 102);

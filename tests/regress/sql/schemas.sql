@@ -55,6 +55,17 @@ select outbox.create_upcaster('order.placed', 3, null);
 select outbox.upcast('order.placed', '{"amount": 7}', to_version => 2), outbox.upcast('order.placed', '{"amount": 7}', 2) ->> 'total' as total,
     outbox.upcast('order.placed', '{"total": 7}', 3), outbox.upcast('unknown.type', '{"a": 1}');
 select outbox.upcast('order.placed', '{"amount": 7}', to_version => 4);
+select outbox.upcast('order.placed', '{"amount": 7}', 3, 1);
+-- Stored events are turned into the latest version on request, and their metadata say so.
+select outbox.append('placed-1', 'order.placed', '{"amount": 7}'),
+    outbox.append('placed-1', 'order.placed', '{"amount": 8}', metadata => '{"schema_version": "2", "user_id": "u"}'),
+    outbox.append('placed-1', 'other.type', '{"amount": 9}'),
+    outbox.append_bytes('placed-1', '{order.placed}', '{x}') is not null;
+select outbox.tick() > 0 as ticked;
+select version, data, metadata from outbox.load('placed-1');
+select version, data, metadata from outbox.load('placed-1', upcast => true);
+select version, data from outbox.load('placed-1', max_events => 2, backwards => true, upcast => true);
+select version, data from outbox.read_events(0, upcast => true) where stream = 'placed-1';
 -- An upcaster runs as its owner.
 create role outbox_regress_owner;
 alter function app.placed_3(jsonb) owner to outbox_regress_owner;

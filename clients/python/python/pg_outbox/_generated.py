@@ -1266,8 +1266,8 @@ class AdminMethods:
 
     def export_subject(self, *, streams: Sequence[str] | None = None, types: Sequence[str] | None = None, stream_prefix: str | None = None, tenant: str | None = None, user_id: str | None = None, metadata: Any | None = None, from_time: datetime | None = None, to_time: datetime | None = None, after: Any | None = None, max_events: int | None = None) -> list[ExportedEvent]:
         """Returns the events that concern a person, a page at a time. streams: only these, by stream and
-        version; or a scan of everything in the order of the feed, for which at least one filter is needed.
-        types: patterns of the type; stream_prefix: how the name of the stream begins; user_id:
+        version; stream_prefix: those whose name begins so, likewise; or a scan of everything in the order of
+        the feed, for which at least one filter is needed. types: patterns of the type; user_id:
         metadata.user_id; metadata: entries that the metadata contain; from_time, to_time: when the event was
         stored, inclusive. All filters hold together. after: "next" of the last row, for the next page; there is
         no row when there are no more. max_events: 1 to 10000 (1000). A row whose message_id is null only says
@@ -1388,14 +1388,16 @@ class AdminMethods:
         """
         return self._run(Call("list_messages", {"tenant": tenant, "state": state, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "severity": severity, "max_messages": max_messages, "before": before, "skip": skip}, Shape("rows", MessageStatus, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
 
-    def load(self, stream: str, *, from_version: int | None = None, max_events: int | None = None, backwards: bool | None = None, positions: bool | None = None) -> list[Event]:
+    def load(self, stream: str, *, from_version: int | None = None, max_events: int | None = None, backwards: bool | None = None, positions: bool | None = None, upcast: bool | None = None) -> list[Event]:
         """Returns events of a stream in the order of their versions, from from_version on (inclusive; null, the
         default: the first one), up to max_events (default 1000; 1 to 10000). backwards (default false): from
         from_version down (null: the last one). positions (default false): also looks up the place of each event
-        in the feed. A stream that does not exist has no events. Events of the current transaction are included.
-        Errors: 22004 stream is null, 22023 max_events is out of range.
+        in the feed. upcast (default false): data are turned into the latest schema version by the upcasters,
+        and metadata.schema_version says so. A stream that does not exist has no events. Events of the current
+        transaction are included. Errors: 22004 stream is null, 22023 max_events is out of range or stream is
+        malformed, and with upcast those of upcast().
         """
-        return self._run(Call("load", {"stream": stream, "from_version": from_version, "max_events": max_events, "backwards": backwards, "positions": positions}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("load", {"stream": stream, "from_version": from_version, "max_events": max_events, "backwards": backwards, "positions": positions, "upcast": upcast}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def load_snapshot(self, stream: str, *, schema_version: int | None = None) -> list[LoadSnapshotRow]:
         """Returns the newest snapshot of a stream and schema version, or no row if there is none."""
@@ -1485,7 +1487,7 @@ class AdminMethods:
         """
         return self._run(Call("read", {"after_position": after_position, "max_messages": max_messages, "topics": topics, "filter": filter, "epoch": epoch, "source": source}, Shape("rows", FeedMessage, {"body": "bytea", "occurred_at": "timestamp with time zone", "enqueued_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def read_events(self, after_position: int, *, max_events: int | None = None, categories: Sequence[str] | None = None, types: Sequence[str] | None = None, tenant: str | None = None, filter: Any | None = None, member: int | None = None, members: int | None = None, epoch: int | None = None) -> list[Event]:
+    def read_events(self, after_position: int, *, max_events: int | None = None, categories: Sequence[str] | None = None, types: Sequence[str] | None = None, tenant: str | None = None, filter: Any | None = None, member: int | None = None, members: int | None = None, epoch: int | None = None, upcast: bool | None = None) -> list[Event]:
         """Returns up to max_events (default 1000; 1 to 10000) events after a position (exclusive; 0: from the
         first one), in the committed order. Continue after the position of the last row. Events stay readable
         for ever, unless truncate_stream() removes them. categories, types (patterns), tenant and filter (as in
@@ -1493,11 +1495,11 @@ class AdminMethods:
         from 0; streams with the same cardinal id go to the same member. A call looks at no more than about
         10000 positions, or max_events if that is more, apart from those that the lists of categories pass over.
         If none of them matches, the result is one row whose message_id is null and whose position says where to
-        continue. epoch: the epoch in which after_position was read, so that a lost history is noticed. A
-        standby answers too. Errors: OB009 the position is malformed, after the end of the feed, or in a history
-        that was lost; 22023 another argument is malformed.
+        continue. epoch: the epoch in which after_position was read, so that a lost history is noticed. upcast
+        (default false): as in load(). A standby answers too. Errors: OB009 the position is malformed, after the
+        end of the feed, or in a history that was lost; 22023 another argument is malformed.
         """
-        return self._run(Call("read_events", {"after_position": after_position, "max_events": max_events, "categories": categories, "types": types, "tenant": tenant, "filter": filter, "member": member, "members": members, "epoch": epoch}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("read_events", {"after_position": after_position, "max_events": max_events, "categories": categories, "types": types, "tenant": tenant, "filter": filter, "member": member, "members": members, "epoch": epoch, "upcast": upcast}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def rebuild_projection(self, name: str, *, handler: str | None = None) -> int:
         """Makes a new version of an asynchronous projection, which begins at the first event, and returns its
@@ -1688,8 +1690,8 @@ class AdminMethods:
         """Locks a saga until the transaction ends, and remembers that it handles this event. true: the event is
         new to the saga; false: it was handled before, and nothing is to be done. Call it before saga_load(), in
         the transaction that handles the event. Errors: OB001 there is no such saga, 22004 message_id is null,
-        40001 at REPEATABLE READ when another transaction has changed the saga meanwhile, 25006 the transaction
-        is read-only.
+        22023 it is no id, 40001 at REPEATABLE READ when another transaction has changed the saga meanwhile,
+        25006 the transaction is read-only.
         """
         return self._run(Call("saga_handle", {"saga_type": saga_type, "saga_id": saga_id, "message_id": message_id}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1715,8 +1717,9 @@ class AdminMethods:
         """Stores the state of a stream after the event of that version, in place of the snapshot of an earlier
         version. Returns false, and changes nothing, if a later one is stored. state: as JSON; or body: as
         bytes, with its content_type (application/octet-stream by default). schema_version: the form of the
-        state (1); each has its own snapshot. Errors: 22004 or 22023 a value is null or malformed, 54000 the
-        state or body is above pg_outbox.max_payload, 25006 the transaction is read-only.
+        state (1); each has its own snapshot. Errors: OB001 the stream has no such version, 22004 or 22023 a
+        value is null or malformed, 54000 the state or body is above pg_outbox.max_payload, 25006 the
+        transaction is read-only.
         """
         return self._run(Call("save_snapshot", {"stream": stream, "version": version, "state": state, "schema_version": schema_version, "body": body, "content_type": content_type}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1880,8 +1883,8 @@ class AdminMethods:
     def upcast(self, type: str, data: Any, *, from_version: int | None = None, to_version: int | None = None) -> Any:
         """Returns the data of an event type as that of a later version. from_version: the version of the data
         (1). to_version null: as far as the upcasters go; data of a type without upcasters is returned as it is.
-        Errors: OB004 a version has no upcaster, 42883 an upcaster is gone or has another owner, 22004 an
-        upcaster returned null, and those that an upcaster raises.
+        Errors: 22023 to_version is before from_version, OB004 a version has no upcaster, 42883 an upcaster is
+        gone or has another owner, 22004 an upcaster returned null, and those that an upcaster raises.
         """
         return self._run(Call("upcast", {"type": type, "data": data, "from_version": from_version, "to_version": to_version}, Shape("value", None, {})))
 
@@ -2399,8 +2402,8 @@ class AsyncAdminMethods:
 
     async def export_subject(self, *, streams: Sequence[str] | None = None, types: Sequence[str] | None = None, stream_prefix: str | None = None, tenant: str | None = None, user_id: str | None = None, metadata: Any | None = None, from_time: datetime | None = None, to_time: datetime | None = None, after: Any | None = None, max_events: int | None = None) -> list[ExportedEvent]:
         """Returns the events that concern a person, a page at a time. streams: only these, by stream and
-        version; or a scan of everything in the order of the feed, for which at least one filter is needed.
-        types: patterns of the type; stream_prefix: how the name of the stream begins; user_id:
+        version; stream_prefix: those whose name begins so, likewise; or a scan of everything in the order of
+        the feed, for which at least one filter is needed. types: patterns of the type; user_id:
         metadata.user_id; metadata: entries that the metadata contain; from_time, to_time: when the event was
         stored, inclusive. All filters hold together. after: "next" of the last row, for the next page; there is
         no row when there are no more. max_events: 1 to 10000 (1000). A row whose message_id is null only says
@@ -2521,14 +2524,16 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("list_messages", {"tenant": tenant, "state": state, "topic": topic, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id, "severity": severity, "max_messages": max_messages, "before": before, "skip": skip}, Shape("rows", MessageStatus, {"enqueued_at": "timestamp with time zone", "occurred_at": "timestamp with time zone", "deliver_at": "timestamp with time zone", "expires_at": "timestamp with time zone", "body": "bytea"})))  # type: ignore[no-any-return]
 
-    async def load(self, stream: str, *, from_version: int | None = None, max_events: int | None = None, backwards: bool | None = None, positions: bool | None = None) -> list[Event]:
+    async def load(self, stream: str, *, from_version: int | None = None, max_events: int | None = None, backwards: bool | None = None, positions: bool | None = None, upcast: bool | None = None) -> list[Event]:
         """Returns events of a stream in the order of their versions, from from_version on (inclusive; null, the
         default: the first one), up to max_events (default 1000; 1 to 10000). backwards (default false): from
         from_version down (null: the last one). positions (default false): also looks up the place of each event
-        in the feed. A stream that does not exist has no events. Events of the current transaction are included.
-        Errors: 22004 stream is null, 22023 max_events is out of range.
+        in the feed. upcast (default false): data are turned into the latest schema version by the upcasters,
+        and metadata.schema_version says so. A stream that does not exist has no events. Events of the current
+        transaction are included. Errors: 22004 stream is null, 22023 max_events is out of range or stream is
+        malformed, and with upcast those of upcast().
         """
-        return await self._arun(Call("load", {"stream": stream, "from_version": from_version, "max_events": max_events, "backwards": backwards, "positions": positions}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("load", {"stream": stream, "from_version": from_version, "max_events": max_events, "backwards": backwards, "positions": positions, "upcast": upcast}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def load_snapshot(self, stream: str, *, schema_version: int | None = None) -> list[LoadSnapshotRow]:
         """Returns the newest snapshot of a stream and schema version, or no row if there is none."""
@@ -2618,7 +2623,7 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("read", {"after_position": after_position, "max_messages": max_messages, "topics": topics, "filter": filter, "epoch": epoch, "source": source}, Shape("rows", FeedMessage, {"body": "bytea", "occurred_at": "timestamp with time zone", "enqueued_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def read_events(self, after_position: int, *, max_events: int | None = None, categories: Sequence[str] | None = None, types: Sequence[str] | None = None, tenant: str | None = None, filter: Any | None = None, member: int | None = None, members: int | None = None, epoch: int | None = None) -> list[Event]:
+    async def read_events(self, after_position: int, *, max_events: int | None = None, categories: Sequence[str] | None = None, types: Sequence[str] | None = None, tenant: str | None = None, filter: Any | None = None, member: int | None = None, members: int | None = None, epoch: int | None = None, upcast: bool | None = None) -> list[Event]:
         """Returns up to max_events (default 1000; 1 to 10000) events after a position (exclusive; 0: from the
         first one), in the committed order. Continue after the position of the last row. Events stay readable
         for ever, unless truncate_stream() removes them. categories, types (patterns), tenant and filter (as in
@@ -2626,11 +2631,11 @@ class AsyncAdminMethods:
         from 0; streams with the same cardinal id go to the same member. A call looks at no more than about
         10000 positions, or max_events if that is more, apart from those that the lists of categories pass over.
         If none of them matches, the result is one row whose message_id is null and whose position says where to
-        continue. epoch: the epoch in which after_position was read, so that a lost history is noticed. A
-        standby answers too. Errors: OB009 the position is malformed, after the end of the feed, or in a history
-        that was lost; 22023 another argument is malformed.
+        continue. epoch: the epoch in which after_position was read, so that a lost history is noticed. upcast
+        (default false): as in load(). A standby answers too. Errors: OB009 the position is malformed, after the
+        end of the feed, or in a history that was lost; 22023 another argument is malformed.
         """
-        return await self._arun(Call("read_events", {"after_position": after_position, "max_events": max_events, "categories": categories, "types": types, "tenant": tenant, "filter": filter, "member": member, "members": members, "epoch": epoch}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("read_events", {"after_position": after_position, "max_events": max_events, "categories": categories, "types": types, "tenant": tenant, "filter": filter, "member": member, "members": members, "epoch": epoch, "upcast": upcast}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def rebuild_projection(self, name: str, *, handler: str | None = None) -> int:
         """Makes a new version of an asynchronous projection, which begins at the first event, and returns its
@@ -2821,8 +2826,8 @@ class AsyncAdminMethods:
         """Locks a saga until the transaction ends, and remembers that it handles this event. true: the event is
         new to the saga; false: it was handled before, and nothing is to be done. Call it before saga_load(), in
         the transaction that handles the event. Errors: OB001 there is no such saga, 22004 message_id is null,
-        40001 at REPEATABLE READ when another transaction has changed the saga meanwhile, 25006 the transaction
-        is read-only.
+        22023 it is no id, 40001 at REPEATABLE READ when another transaction has changed the saga meanwhile,
+        25006 the transaction is read-only.
         """
         return await self._arun(Call("saga_handle", {"saga_type": saga_type, "saga_id": saga_id, "message_id": message_id}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -2848,8 +2853,9 @@ class AsyncAdminMethods:
         """Stores the state of a stream after the event of that version, in place of the snapshot of an earlier
         version. Returns false, and changes nothing, if a later one is stored. state: as JSON; or body: as
         bytes, with its content_type (application/octet-stream by default). schema_version: the form of the
-        state (1); each has its own snapshot. Errors: 22004 or 22023 a value is null or malformed, 54000 the
-        state or body is above pg_outbox.max_payload, 25006 the transaction is read-only.
+        state (1); each has its own snapshot. Errors: OB001 the stream has no such version, 22004 or 22023 a
+        value is null or malformed, 54000 the state or body is above pg_outbox.max_payload, 25006 the
+        transaction is read-only.
         """
         return await self._arun(Call("save_snapshot", {"stream": stream, "version": version, "state": state, "schema_version": schema_version, "body": body, "content_type": content_type}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -3013,8 +3019,8 @@ class AsyncAdminMethods:
     async def upcast(self, type: str, data: Any, *, from_version: int | None = None, to_version: int | None = None) -> Any:
         """Returns the data of an event type as that of a later version. from_version: the version of the data
         (1). to_version null: as far as the upcasters go; data of a type without upcasters is returned as it is.
-        Errors: OB004 a version has no upcaster, 42883 an upcaster is gone or has another owner, 22004 an
-        upcaster returned null, and those that an upcaster raises.
+        Errors: 22023 to_version is before from_version, OB004 a version has no upcaster, 42883 an upcaster is
+        gone or has another owner, 22004 an upcaster returned null, and those that an upcaster raises.
         """
         return await self._arun(Call("upcast", {"type": type, "data": data, "from_version": from_version, "to_version": to_version}, Shape("value", None, {})))
 
