@@ -39,6 +39,8 @@ pub mod call;
 pub mod connect;
 pub mod driver;
 pub mod error;
+#[cfg(feature = "events")]
+pub mod events;
 pub mod message;
 pub mod outbox;
 pub mod page;

@@ -214,7 +214,8 @@ mod tests {
 
     #[test]
     fn fields_come_back_as_they_were() {
-        let before = json!({"name": "Ada", "address": {"street": {"no": 1.10, "of": null}, "city": "x"}, "none": null, "n": 1});
+        let before =
+            json!({"name": "Ada", "address": {"street": {"no": 1.10, "of": null}, "city": "x"}, "none": null, "n": 1});
         let mut data = before.clone();
         let paths = ["name", "address.street", "none", "absent", "n.deeper", "name2"];
         let done = cipher(1).encrypt_fields(&mut data, PLACE, &paths, counted()).unwrap();
@@ -245,7 +246,8 @@ mod tests {
     fn a_ciphertext_belongs_to_its_key_stream_type_and_path() {
         let mut data = json!({"name": "Ada", "other": 1});
         cipher(1).encrypt_fields(&mut data, PLACE, &["name", "other"], counted()).unwrap();
-        let refused = |cipher: Cipher, place, mut data: Value| cipher.decrypt_fields(&mut data, place, &["name"]).unwrap_err();
+        let refused =
+            |cipher: Cipher, place, mut data: Value| cipher.decrypt_fields(&mut data, place, &["name"]).unwrap_err();
         refused(cipher(2), PLACE, data.clone());
         refused(cipher(1), Place { stream: "customer-8", ..PLACE }, data.clone());
         refused(cipher(1), Place { event_type: "customer.renamed", ..PLACE }, data.clone());

@@ -37,7 +37,8 @@ fn fields_are_those_of_another_implementation() {
         let cipher = Cipher::new(&bytes(&case["key"])).unwrap();
         let mut nonces = list(&case["nonces"]).iter().map(|nonce| bytes(nonce).try_into().unwrap());
         let mut data = case["data"].clone();
-        let done = cipher.encrypt_fields(&mut data, place(case), &texts(&case["paths"]), || nonces.next().unwrap()).unwrap();
+        let done =
+            cipher.encrypt_fields(&mut data, place(case), &texts(&case["paths"]), || nonces.next().unwrap()).unwrap();
         assert_eq!((&data, done), (&case["encrypted"], texts(&case["encrypted_fields"])), "{}", case["note"]);
         cipher.decrypt_fields(&mut data, place(case), &texts(&case["encrypted_fields"])).unwrap();
         assert_eq!(data, case["data"]);
