@@ -140,7 +140,6 @@ pub trait Transactions: Clone + Send + Sync + sealed::Sealed {
 }
 
 /// A transaction of a pool `P`, as an [`Executor`] in functions that are generic over the pool.
-#[cfg_attr(not(feature = "events"), allow(dead_code))]
 pub struct InTransaction<'t, 's, P: Transactions + 's>(pub &'t mut P::Transaction<'s>);
 
 impl<P: Transactions> std::fmt::Debug for InTransaction<'_, '_, P> {

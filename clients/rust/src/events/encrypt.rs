@@ -20,12 +20,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::BoxFuture;
-use outbox_core::encrypt::{Cipher, KEY_LENGTH, NONCE_LENGTH, Place, check_paths};
+use outbox_core::encrypt::{Cipher, KEY_LENGTH, Place, check_paths};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::connection::Connection;
 use super::event::RecordedEvent;
+use super::source::{hex, random};
 use crate::driver::{Executor as _, Statement, text};
 use crate::error::{Error, Kind, Result};
 use crate::message::Param;
@@ -423,18 +424,6 @@ impl Cache {
 
 fn undecryptable(error: impl Into<Error>) -> Error {
     error.into().named("encryption")
-}
-
-fn random<const N: usize>() -> Result<[u8; N]> {
-    const { assert!(N >= NONCE_LENGTH) }
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Error::new("XX000", "the system has no randomness").detail(error.to_string()))?;
-    Ok(bytes)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn shown(text: &str) -> String {

@@ -100,7 +100,7 @@ impl Metadata {
         CURRENT.scope(self.over(&below), future)
     }
 
-    pub(super) fn into_parts(self) -> (Map<String, Value>, Option<String>) {
+    pub(crate) fn into_parts(self) -> (Map<String, Value>, Option<String>) {
         (self.entries, self.tenant)
     }
 }

@@ -51,28 +51,35 @@
 //! | [`registry`] | [`EventRegistry`]: the types of events that are known, and their Rust types |
 //! | [`upcast`] | [`Upcasters`]: old forms of events are made new when they are loaded |
 //! | [`aggregate`] | [`Aggregate`], [`Root`] and [`Repository`], with snapshots and retries |
+//! | [`command`] | [`CommandBus`]: handlers of commands, each in a transaction |
+//! | [`middleware`] | layers of tower around the handlers: validation, retries, idempotency and so on |
 //! | [`fault`] | [`Fault`]: the errors of this module, by their cause |
 //! | `encrypt` | encryption of fields, with keys per event or per person (feature `events-encryption`) |
 
 pub mod aggregate;
+pub mod command;
 mod connection;
 #[cfg(feature = "events-encryption")]
 pub mod encrypt;
 pub mod event;
 pub mod fault;
 pub mod metadata;
+pub mod middleware;
 pub mod registry;
 mod retry;
+pub(crate) mod source;
 pub mod store;
 pub mod upcast;
 
 pub use self::aggregate::{Aggregate, Repository, Root, save_all};
+pub use self::command::{Command, CommandBus, CommandError, Dispatch};
 pub use self::connection::Connection;
 #[cfg(feature = "events-encryption")]
 pub use self::encrypt::{FieldEncryption, KeyProvider, LocalKeys};
 pub use self::event::{NewEvent, RecordedEvent};
 pub use self::fault::{Fault, VersionConflict};
 pub use self::metadata::Metadata;
+pub use self::middleware::Middleware;
 pub use self::registry::EventRegistry;
 pub use self::retry::Retry;
 pub use self::store::{Appended, EventStore, IntoEvent, Snapshot, StreamInfo};

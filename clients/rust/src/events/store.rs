@@ -269,7 +269,7 @@ impl EventStore {
         ];
         let appended: Appended = one(on.run(Statement::new(sql, params)).await?)?;
         if !appended.repeated && !projected.is_empty() {
-            let now = Utc::now();
+            let now = super::source::now();
             let events = projected.into_iter().zip(appended.first_version..).zip(&appended.message_ids);
             let events: Vec<RecordedEvent> = events
                 .map(|(((event_type, data, metadata, event_id), version), message_id)| RecordedEvent {

@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod aggregates;
+mod commands;
 #[cfg(feature = "events-encryption")]
 mod encryption;
+#[cfg(feature = "testing")]
+mod kit;
 mod shop;
 mod streams;
