@@ -53,6 +53,8 @@
 //! | [`aggregate`] | [`Aggregate`], [`Root`] and [`Repository`], with snapshots and retries |
 //! | [`command`] | [`CommandBus`]: handlers of commands, each in a transaction |
 //! | [`middleware`] | layers of tower around the handlers: validation, retries, idempotency and so on |
+//! | [`subscribe`] | [`Subscription`]: all events behind a position, and then those that are appended |
+//! | [`project`] | [`ProjectionEngine`]: read models that follow the events |
 //! | [`fault`] | [`Fault`]: the errors of this module, by their cause |
 //! | `encrypt` | encryption of fields, with keys per event or per person (feature `events-encryption`) |
 
@@ -65,10 +67,12 @@ pub mod event;
 pub mod fault;
 pub mod metadata;
 pub mod middleware;
+pub mod project;
 pub mod registry;
 mod retry;
 pub(crate) mod source;
 pub mod store;
+pub mod subscribe;
 pub mod upcast;
 
 pub use self::aggregate::{Aggregate, Repository, Root, save_all};
@@ -80,9 +84,11 @@ pub use self::event::{NewEvent, RecordedEvent};
 pub use self::fault::{Fault, VersionConflict};
 pub use self::metadata::Metadata;
 pub use self::middleware::Middleware;
+pub use self::project::{ProjectionEngine, ProjectionState, ProjectionStatus};
 pub use self::registry::EventRegistry;
 pub use self::retry::Retry;
 pub use self::store::{Appended, EventStore, IntoEvent, Snapshot, StreamInfo};
+pub use self::subscribe::{Selection, Subscription};
 pub use self::upcast::Upcasters;
 
 /// The expected version of an append that always succeeds.

@@ -367,6 +367,18 @@ impl EventStore {
         Ok(())
     }
 
+    /// Returns whether decoding these events asks the server for keys.
+    pub(super) fn asks_for_keys(&self, events: &[RecordedEvent]) -> bool {
+        #[cfg(feature = "events-encryption")]
+        let asks = self.encryption.is_some() && events.iter().any(|event| event.metadata.contains_key("key_id"));
+        #[cfg(not(feature = "events-encryption"))]
+        let asks = {
+            let _ = events;
+            false
+        };
+        asks
+    }
+
     /// Returns the last version of a stream as it is now; 0 if there is no such stream.
     ///
     /// # Errors

@@ -9,5 +9,7 @@ mod commands;
 mod encryption;
 #[cfg(feature = "testing")]
 mod kit;
+mod projections;
 mod shop;
 mod streams;
+mod subscriptions;

@@ -1,10 +1,14 @@
 //! A server, and the aggregate of these tests.
 
+use std::time::Duration;
+
 use outbox_harness::Server;
 use pg_outbox::events::{Aggregate, EventStore};
 use pg_outbox::{Error, Outbox};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn server() -> &'static Server {
     static SERVER: OnceCell<Server> = OnceCell::const_new();
