@@ -55,6 +55,7 @@
 //! | [`middleware`] | layers of tower around the handlers: validation, retries, idempotency and so on |
 //! | [`subscribe`] | [`Subscription`]: all events behind a position, and then those that are appended |
 //! | [`project`] | [`ProjectionEngine`]: read models that follow the events |
+//! | [`saga`] | [`SagaManager`]: processes of several steps |
 //! | [`fault`] | [`Fault`]: the errors of this module, by their cause |
 //! | `encrypt` | encryption of fields, with keys per event or per person (feature `events-encryption`) |
 
@@ -70,6 +71,7 @@ pub mod middleware;
 pub mod project;
 pub mod registry;
 mod retry;
+pub mod saga;
 pub(crate) mod source;
 pub mod store;
 pub mod subscribe;
@@ -87,6 +89,7 @@ pub use self::middleware::Middleware;
 pub use self::project::{ProjectionEngine, ProjectionState, ProjectionStatus};
 pub use self::registry::EventRegistry;
 pub use self::retry::Retry;
+pub use self::saga::{Actions, Saga, SagaManager};
 pub use self::store::{Appended, EventStore, IntoEvent, Snapshot, StreamInfo};
 pub use self::subscribe::{Selection, Subscription};
 pub use self::upcast::Upcasters;

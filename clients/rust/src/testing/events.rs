@@ -40,10 +40,14 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::contains;
-use crate::error::{Error, Result};
+use crate::error::Error;
+use crate::events::project::BoxError;
+use crate::events::saga::{Actions, Instance, Saga};
 use crate::events::source;
 use crate::events::store::IntoEvent;
 use crate::events::{Aggregate, Metadata, NewEvent, RecordedEvent, Root};
+
+type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An aggregate with a history.
 #[derive(Debug)]
@@ -232,4 +236,72 @@ pub fn recorded_with(stream: &str, version: i64, event: impl IntoEvent) -> Resul
 /// `00000000-0000-4000-8000-000000000001` and so on. Keys and nonces stay random.
 pub fn fixed<F: Future>(now: DateTime<Utc>, future: F) -> impl Future<Output = F::Output> {
     source::fixed(now, future)
+}
+
+/// A saga with a history, without a server.
+///
+/// Its id is `1`, whatever the correlation of the events says.
+#[derive(Debug)]
+pub struct SagaScenario<S> {
+    instance: Instance<S>,
+    actions: Actions,
+}
+
+impl<S: Saga> SagaScenario<S> {
+    /// Begins with a saga that has handled these events.
+    ///
+    /// # Errors
+    /// The error of [`Saga::handle`].
+    pub fn given(events: impl IntoIterator<Item = RecordedEvent>) -> Result<SagaScenario<S>, BoxError> {
+        let mut scenario = SagaScenario { instance: Instance::default(), actions: Actions::default() };
+        for event in events {
+            scenario = scenario.when(&event)?;
+        }
+        Ok(scenario)
+    }
+
+    /// Lets the saga handle an event.
+    ///
+    /// # Errors
+    /// The error of [`Saga::handle`].
+    pub fn when(mut self, event: &RecordedEvent) -> Result<SagaScenario<S>, BoxError> {
+        self.actions = self.instance.act("1", |saga, actions| saga.handle(event, actions))?;
+        Ok(self)
+    }
+
+    /// Lets the saga handle a time-out.
+    ///
+    /// # Errors
+    /// The error of [`Saga::timed_out`].
+    pub fn when_timed_out(mut self, name: &str) -> Result<SagaScenario<S>, BoxError> {
+        self.actions = self.instance.act("1", |saga, actions| saga.timed_out(name, actions))?;
+        Ok(self)
+    }
+
+    /// Checks that the last event made the saga send messages to these topics, in this order, and no others.
+    ///
+    /// # Errors
+    /// Kind conflict, with the topics of the messages.
+    pub fn then_sent(self, topics: &[&str]) -> Result<SagaScenario<S>> {
+        let sent: Vec<&str> = self.actions.sent.iter().map(|sent| sent.topic.as_str()).collect();
+        if sent == topics { Ok(self) } else { Err(differs(&format!("messages to {topics:?}"), &format!("{sent:?}"))) }
+    }
+
+    /// Checks the status of the saga.
+    ///
+    /// # Errors
+    /// Kind conflict, with the status.
+    pub fn then_status(self, status: &str) -> Result<SagaScenario<S>> {
+        if self.instance.status == status { Ok(self) } else { Err(differs(status, &self.instance.status)) }
+    }
+
+    /// Returns the saga.
+    pub fn instance(&self) -> &Instance<S> {
+        &self.instance
+    }
+
+    /// Returns the actions of the last event.
+    pub fn actions(&self) -> &Actions {
+        &self.actions
+    }
 }

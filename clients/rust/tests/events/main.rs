@@ -10,6 +10,9 @@ mod encryption;
 #[cfg(feature = "testing")]
 mod kit;
 mod projections;
+mod sagas;
 mod shop;
+#[cfg(feature = "testing")]
+mod shop_example;
 mod streams;
 mod subscriptions;
