@@ -48,6 +48,7 @@
 //! | [`event`] | [`NewEvent`], [`RecordedEvent`], and how serde types become events |
 //! | [`metadata`] | [`Metadata`], and the metadata of the current task |
 //! | [`store`] | [`EventStore`]: append and load |
+//! | [`serialize`] | [`Serializer`]: data as bytes, for example MessagePack (feature `events-msgpack`) |
 //! | [`registry`] | [`EventRegistry`]: the types of events that are known, and their Rust types |
 //! | [`upcast`] | [`Upcasters`]: old forms of events are made new when they are loaded |
 //! | [`aggregate`] | [`Aggregate`], [`Root`] and [`Repository`], with snapshots and retries |
@@ -72,6 +73,7 @@ pub mod project;
 pub mod registry;
 mod retry;
 pub mod saga;
+pub mod serialize;
 pub(crate) mod source;
 pub mod store;
 pub mod subscribe;
@@ -90,6 +92,7 @@ pub use self::project::{ProjectionEngine, ProjectionState, ProjectionStatus};
 pub use self::registry::EventRegistry;
 pub use self::retry::Retry;
 pub use self::saga::{Actions, Saga, SagaManager};
+pub use self::serialize::Serializer;
 pub use self::store::{Appended, EventStore, IntoEvent, Snapshot, StreamInfo};
 pub use self::subscribe::{Selection, Subscription};
 pub use self::upcast::Upcasters;

@@ -11,9 +11,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -29,7 +31,7 @@ use crate::error::Error;
 use crate::message::Message;
 use crate::outbox::Outbox;
 use crate::reader::{Reader, Step, Stopped, finish, later};
-use crate::worker::chain;
+use crate::worker::{chain, panic_text};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -61,7 +63,7 @@ pub enum ProjectionState {
     Paused,
     /// It stands at an event that cannot be applied, and tries again.
     Faulted,
-    /// It has ended with an error that retrying does not solve.
+    /// It has ended with an error that retrying does not solve, or its handler panicked.
     Failed,
 }
 
@@ -268,7 +270,12 @@ impl<P: Transactions + 'static> ProjectionEngine<P> {
         let stop = token.clone();
         let task = tokio::spawn(async move {
             tracing::info!(projection = running.name, "the projection starts");
-            if let Err(error) = run(inner.clone(), running.clone(), stop).await {
+            let ended = AssertUnwindSafe(run(inner.clone(), running.clone(), stop)).catch_unwind().await;
+            let ended = ended.unwrap_or_else(|panic| {
+                let text = panic_text(panic.as_ref()).to_owned();
+                Err(Error::new("XX000", "the handler of a projection panicked").detail(text))
+            });
+            if let Err(error) = ended {
                 tracing::error!(projection = running.name, error = error.report(), "the projection has ended");
                 running.counts().failure = Some(error.report());
                 inner.failed.notify_one();

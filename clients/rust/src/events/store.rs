@@ -6,6 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
@@ -18,6 +20,7 @@ use super::encrypt::FieldEncryption;
 use super::event::{NewEvent, RecordedEvent, Row};
 use super::metadata::Metadata;
 use super::registry::EventRegistry;
+use super::serialize::Serializer;
 use super::upcast::Upcasters;
 use crate::driver::{Executor, Statement, text};
 use crate::error::{Error, Result};
@@ -99,11 +102,14 @@ struct InlineProjection {
 }
 
 /// Appends and loads events. It holds no connection, and is cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct EventStore {
     registry: Arc<EventRegistry>,
     upcasters: Arc<Upcasters>,
     inline: Vec<InlineProjection>,
+    /// The first one writes new events, unless JSON does.
+    serializers: Vec<Arc<dyn Serializer>>,
+    writes_json: bool,
     #[cfg(feature = "events-encryption")]
     encryption: Option<FieldEncryption>,
 }
@@ -114,10 +120,39 @@ impl fmt::Debug for EventStore {
     }
 }
 
+impl Default for EventStore {
+    fn default() -> EventStore {
+        EventStore {
+            registry: Arc::default(),
+            upcasters: Arc::default(),
+            inline: Vec::new(),
+            serializers: Vec::new(),
+            writes_json: true,
+            #[cfg(feature = "events-encryption")]
+            encryption: None,
+        }
+    }
+}
+
 impl EventStore {
     /// Creates a store that takes all event types, with data in JSON.
     pub fn new() -> EventStore {
         EventStore::default()
+    }
+
+    /// Stores the data of new events as bytes of this serializer, and reads such events. Filters on the payload do not match bytes.
+    #[must_use]
+    pub fn serializer(mut self, serializer: impl Serializer + 'static) -> EventStore {
+        self.serializers.insert(0, Arc::new(serializer));
+        self.writes_json = false;
+        self
+    }
+
+    /// Reads events of this serializer, but does not write them.
+    #[must_use]
+    pub fn reads(mut self, serializer: impl Serializer + 'static) -> EventStore {
+        self.serializers.push(Arc::new(serializer));
+        self
     }
 
     /// Sets the registry.
@@ -222,12 +257,13 @@ impl EventStore {
             let (stream, message_ids) = (stream.to_owned(), Vec::new());
             return Ok(Appended { stream, first_version: last_version, last_version, message_ids, repeated: false });
         }
-        let mut tenant = below.get_tenant().map(str::to_owned);
+        let mut tenant = None;
+        let writer = if self.writes_json { None } else { self.serializers.first() };
         let (mut rows, mut ids, mut projected) = (Vec::new(), Vec::new(), Vec::new());
         for event in events {
             self.registry.check(&event.event_type)?;
             let (mut metadata, own) = event.metadata.over(below).into_parts();
-            if own != tenant && (tenant.is_some() || !rows.is_empty()) {
+            if own != tenant && !rows.is_empty() {
                 return Err(Error::invalid("the events of one append have different tenants"));
             }
             tenant = own;
@@ -240,7 +276,6 @@ impl EventStore {
                     event.event_id.clone(),
                 ));
             }
-            #[allow(unused_mut, reason = "encryption changes it")]
             let mut data = event.data;
             #[cfg(feature = "events-encryption")]
             if let Some(encryption) = &self.encryption {
@@ -248,25 +283,36 @@ impl EventStore {
                     .encrypt(&mut on, stream, &event.event_type, tenant.as_deref(), &mut data, &mut metadata)
                     .await?;
             }
+            if let Some(writer) = &writer {
+                data = STANDARD.encode(writer.serialize(&event.event_type, &data)?).into();
+            }
             rows.push(json!({"type": event.event_type, "data": data, "metadata": metadata}));
             ids.push(event.event_id);
         }
         let with_ids = ids.iter().any(Option::is_some);
-        let sql = "select row_to_json(outbox.append_many($1,
+        let (function, data, content_type) = match &writer {
+            None => ("append_many", "j -> 'data'", None),
+            Some(writer) => ("append_bytes", "decode(j ->> 'data', 'base64')", text(writer.content_type())),
+        };
+        let content = if content_type.is_some() { ", content_type => $6" } else { "" };
+        let sql = format!(
+            "select row_to_json(outbox.{function}($1,
                 array(select j ->> 'type' from jsonb_array_elements($2::jsonb) with ordinality e(j, n) order by n),
-                array(select j -> 'data' from jsonb_array_elements($2::jsonb) with ordinality e(j, n) order by n),
+                array(select {data} from jsonb_array_elements($2::jsonb) with ordinality e(j, n) order by n),
                 expected_version => $3::int8,
                 event_ids => case when $4 is not null then
                     array(select j::uuid from jsonb_array_elements_text($4::jsonb) with ordinality e(j, n) order by n) end,
                 metadata => array(select j -> 'metadata' from jsonb_array_elements($2::jsonb) with ordinality e(j, n) order by n),
-                tenant => $5))::text as r";
-        let params = [
+                tenant => $5{content}))::text as r"
+        );
+        let mut params = vec![
             text(stream),
             text(Value::Array(rows)),
             text(expected_version),
             with_ids.then(|| text(json!(ids))).flatten(),
             tenant.as_deref().and_then(text),
         ];
+        params.extend(content_type.map(Some));
         let appended: Appended = one(on.run(Statement::new(sql, params)).await?)?;
         if !appended.repeated && !projected.is_empty() {
             let now = super::source::now();
@@ -354,6 +400,13 @@ impl EventStore {
 
     #[allow(clippy::unused_async, reason = "encryption asks the server for keys")]
     pub(super) async fn decode(&self, on: &mut Connection<'_>, events: &mut [RecordedEvent]) -> Result<()> {
+        for event in &mut *events {
+            if let (Some(body), Some(content_type)) = (&event.body, &event.content_type)
+                && let Some(serializer) = self.serializers.iter().find(|known| known.content_type() == content_type)
+            {
+                event.data = serializer.deserialize(&event.event_type, body)?;
+            }
+        }
         #[cfg(feature = "events-encryption")]
         if let Some(encryption) = &self.encryption {
             encryption.decrypt(on, events).await?;

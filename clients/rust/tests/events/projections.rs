@@ -219,6 +219,13 @@ async fn an_error_that_retrying_does_not_solve_ends_the_engine() {
     let engine = engine(&Outbox::lazy(&dsn, 2).unwrap());
     let error = tokio::time::timeout(PATIENCE, engine.run_until(std::future::pending())).await.unwrap().unwrap_err();
     assert!(error.details().detail.as_deref().unwrap().contains("permission denied"), "{error:?}");
+    // A panic too.
+    place(&outbox, [1]).await;
+    let engine = ProjectionEngine::new(&outbox, outbox.clone(), EventStore::new());
+    engine.register("bug", orders(), |_, _| Box::pin(async { panic!("a bug") })).unwrap();
+    let error = tokio::time::timeout(PATIENCE, engine.run_until(std::future::pending())).await.unwrap().unwrap_err();
+    assert!(error.details().detail.as_deref().unwrap().contains("a bug"), "{error:?}");
+    assert_eq!(engine.status("bug").await.unwrap().state, ProjectionState::Failed);
 }
 
 #[cfg(feature = "sqlx")]

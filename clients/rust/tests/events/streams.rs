@@ -122,7 +122,9 @@ async fn metadata_of_the_task_of_the_append_and_of_the_event_are_merged() {
     let of = |tenant: &str| NewEvent::of(&OrderEvent::Paid).unwrap().metadata(Metadata::new().tenant(tenant));
     assert!(store.append(&**session, "order-1", [of("a"), of("b")], ANY).await.is_err());
     assert!(store.append(&**session, "order-1", [event_without(), of("b")], ANY).await.is_err());
-    store.append(&**session, "order-1", [of("a"), of("a")], ANY).await.unwrap();
+    let overridden = Metadata::new().tenant("task");
+    overridden.scope(async { store.append(&**session, "order-7", [of("a"), of("a")], ANY).await.unwrap() }).await;
+    assert_eq!(store.load(&**session, "order-7", 2).await.unwrap()[0].tenant.as_deref(), Some("a"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -204,6 +206,42 @@ async fn old_events_are_loaded_in_their_newest_form() {
     let odd = NewEvent::new("order.placed", &json!({})).unwrap().metadata(Metadata::new().set("schema_version", "x"));
     store.append(&**session, "order-2", [odd], NO_STREAM).await.unwrap();
     assert_eq!(store.load(&**session, "order-2", 1).await.unwrap_err().kind(), Kind::Invalid);
+}
+
+#[cfg(feature = "events-msgpack")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_of_bytes_are_read_by_their_content_type() {
+    use pg_outbox::events::serialize::MessagePack;
+    let outbox = outbox("ev_msgpack").await;
+    let session = outbox.session().await.unwrap();
+    let store = EventStore::new().serializer(MessagePack);
+    let notes = ["\u{1F600}".to_owned(), "x".repeat(70_000)].map(OrderEvent::Noted);
+    store.append(&**session, "order-1", &[placed(i64::MIN), OrderEvent::Paid], NO_STREAM).await.unwrap();
+    store.append(&**session, "order-1", &notes, 2).await.unwrap();
+    EventStore::new().append(&**session, "order-1", &[placed(2)], 4).await.unwrap();
+    let odd = json!({"a": [1.5, -1, u64::MAX, null, true, {"": []}]});
+    store.append(&**session, "order-1", [NewEvent::new("odd", &odd).unwrap()], 5).await.unwrap();
+    let events = store.load(&**session, "order-1", 1).await.unwrap();
+    let typed: Vec<OrderEvent> = events[..5].iter().map(|event| event.event().unwrap()).collect();
+    assert_eq!(typed[..2], [placed(i64::MIN), OrderEvent::Paid]);
+    assert_eq!((&typed[2..4], &typed[4]), (&notes[..], &placed(2)));
+    assert_eq!(events[5].json::<serde_json::Value>().unwrap(), odd);
+    assert_eq!(events[0].content_type.as_deref(), Some("application/vnd.msgpack"));
+    assert_eq!(
+        EventStore::new().reads(MessagePack).load(&**session, "order-1", 1).await.unwrap()[0].data,
+        events[0].data
+    );
+    // Without the serializer, the bytes are there; damaged bytes are refused.
+    let raw = EventStore::new().load(&**session, "order-1", 1).await.unwrap();
+    assert!(raw[0].data.is_null() && raw[0].body.is_some());
+    for bytes in ["", "kg==", "AQE=", "wQ==", "3f////8="] {
+        let args =
+            json!({"stream": "bad-1", "types": ["a"], "bodies": [bytes], "content_type": "application/vnd.msgpack"});
+        outbox.call("append_bytes", args, &[]).await.unwrap();
+        let version = store.stream_version(&**session, "bad-1").await.unwrap();
+        let error = store.load(&**session, "bad-1", version).await.unwrap_err();
+        assert_eq!(Fault::of(&error), Some(Fault::Schema), "{bytes}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
