@@ -26,6 +26,7 @@
 //! | [`worker`] | [`Worker`]: claims, handles and completes deliveries; survives restarts of the server |
 //! | [`reader`] | [`Reader`]: reads the feed in order, with a durable cursor; projections that cannot skip |
 //! | [`page`] | [`page::Page`]: how much a reader reads at once |
+//! | `events` | event sourcing: typed events, aggregates, commands, projections, sagas (feature `events`) |
 //! | [`verify`] | [`verify::Verifier`]: verifies signatures of Standard Webhooks, for receivers |
 //! | [`error`] | [`Error`]: seven kinds of errors that say what a caller can do |
 //! | `testing` | assertions, `drain` and a test receiver, for tests of applications (feature `testing`) |
@@ -39,6 +40,8 @@ pub mod call;
 pub mod connect;
 pub mod driver;
 pub mod error;
+#[cfg(feature = "events")]
+pub mod events;
 pub mod message;
 pub mod outbox;
 pub mod page;
@@ -62,3 +65,7 @@ pub use worker::{Worker, shutdown_signal};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(all(doctest, feature = "events"))]
+#[doc = include_str!("../EVENTS.md")]
+struct Events;

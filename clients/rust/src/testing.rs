@@ -1,5 +1,8 @@
 //! Helpers for tests of applications: the messages that a transaction enqueued, a worker that runs inline, and a receiver of
-//! webhooks.
+//! webhooks. The module `events` has helpers for event sourcing.
+
+#[cfg(feature = "events")]
+pub mod events;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

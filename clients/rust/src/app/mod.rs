@@ -37,6 +37,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 
+use futures_util::future::BoxFuture;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower_layer::Layer;
@@ -50,6 +51,9 @@ use crate::error::{Error, Result};
 use crate::outbox::Outbox;
 use crate::worker::{AnyHandler, Delivery, Failure, Report};
 
+/// A part of the application that is no subscription.
+type Part = Box<dyn FnOnce(CancellationToken) -> BoxFuture<'static, Result<()>> + Send>;
+
 /// A function that puts a layer around a handler.
 type AnyLayer = Arc<dyn Fn(AnyHandler) -> AnyHandler + Send + Sync>;
 
@@ -59,6 +63,7 @@ pub struct Workers<S = ()> {
     subscriptions: Vec<Subscription<S>>,
     layers: Vec<AnyLayer>,
     periodic: Vec<Periodic>,
+    beside: Vec<(String, Part)>,
 }
 
 impl<S> std::fmt::Debug for Workers<S> {
@@ -70,7 +75,7 @@ impl<S> std::fmt::Debug for Workers<S> {
 impl<S: Clone + Send + Sync + 'static> Workers<S> {
     /// Creates an application without subscriptions.
     pub fn new(outbox: Outbox) -> Workers<S> {
-        Workers { outbox, subscriptions: Vec::new(), layers: Vec::new(), periodic: Vec::new() }
+        Workers { outbox, subscriptions: Vec::new(), layers: Vec::new(), periodic: Vec::new(), beside: Vec::new() }
     }
 
     /// Adds the handlers of a pull subscription.
@@ -105,10 +110,31 @@ impl<S: Clone + Send + Sync + 'static> Workers<S> {
         self
     }
 
+    /// Runs something else beside the workers, for example projections or sagas. It ends when the token is cancelled. Its error
+    /// ends the application.
+    #[must_use]
+    pub fn beside<F>(
+        mut self,
+        name: impl Into<String>,
+        run: impl FnOnce(CancellationToken) -> F + Send + 'static,
+    ) -> Workers<S>
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.beside.push((name.into(), Box::new(move |stop| Box::pin(run(stop)))));
+        self
+    }
+
     /// Provides the state of all handlers. A handler takes it, or a part of it, as [`State`].
     pub fn with_state(self, state: S) -> Workers {
         let subscriptions = self.subscriptions.into_iter().map(|s| s.with_state(&state)).collect();
-        Workers { outbox: self.outbox, subscriptions, layers: self.layers, periodic: self.periodic }
+        Workers {
+            outbox: self.outbox,
+            subscriptions,
+            layers: self.layers,
+            periodic: self.periodic,
+            beside: self.beside,
+        }
     }
 }
 
@@ -122,7 +148,7 @@ impl Workers {
     /// nothing to do. Errors that retrying does not solve, such as a missing privilege, as in
     /// [`Worker::run`](crate::Worker::run).
     pub async fn run_until(self, shutdown: impl Future<Output = ()> + Send) -> Result<BTreeMap<String, Report>> {
-        if self.subscriptions.is_empty() && self.periodic.is_empty() {
+        if self.subscriptions.is_empty() && self.periodic.is_empty() && self.beside.is_empty() {
             return Err(Error::invalid("the application has neither subscriptions nor periodic messages"));
         }
         let stop = CancellationToken::new();
@@ -152,6 +178,14 @@ impl Workers {
                 let report = worker.run_until(stop.cancelled_owned()).await?;
                 tracing::info!(subscription = name, ?report, "the worker has ended");
                 Ok((name, report))
+            });
+        }
+        for (name, run) in self.beside {
+            let running = run(stop.clone());
+            tasks.spawn(async move {
+                running.await?;
+                tracing::info!(name, "a part of the application has ended");
+                Ok((name, Report::default()))
             });
         }
         let mut reports = BTreeMap::new();

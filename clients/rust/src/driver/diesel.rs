@@ -18,7 +18,7 @@ struct Row {
 impl Sealed for &mut AsyncPgConnection {}
 
 impl Executor for &mut AsyncPgConnection {
-    async fn column(self, statement: Statement) -> Result<Vec<Option<String>>> {
+    async fn run(&mut self, statement: Statement) -> Result<Vec<Option<String>>> {
         let mut query = diesel::sql_query(statement.sql).into_boxed::<Pg>();
         for param in statement.params {
             query = match param {
@@ -27,7 +27,7 @@ impl Executor for &mut AsyncPgConnection {
                 None => query.bind::<Nullable<Text>, _>(None::<String>),
             };
         }
-        let rows: Vec<Row> = query.load(self).await?;
+        let rows: Vec<Row> = query.load(*self).await?;
         Ok(rows.into_iter().map(|row| row.r).collect())
     }
 }

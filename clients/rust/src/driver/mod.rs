@@ -54,9 +54,18 @@ pub(crate) mod sealed {
     note = "a pool is none, because it would commit by itself; for other drivers there is `NewMessage::sql()`"
 )]
 pub trait Executor: Send + sealed::Sealed {
-    /// Runs a statement and returns its column.
+    /// Runs a statement and returns its column. The connection can be used again.
     #[doc(hidden)]
-    fn column(self, statement: Statement) -> impl Future<Output = Result<Vec<Option<String>>>> + Send;
+    fn run(&mut self, statement: Statement) -> impl Future<Output = Result<Vec<Option<String>>>> + Send;
+
+    /// Runs the only statement of a call and returns its column.
+    #[doc(hidden)]
+    fn column(mut self, statement: Statement) -> impl Future<Output = Result<Vec<Option<String>>>> + Send
+    where
+        Self: Sized,
+    {
+        async move { self.run(statement).await }
+    }
 }
 
 async fn tokio_column(client: &(impl GenericClient + Sync), statement: Statement) -> Result<Vec<Option<String>>> {
@@ -74,7 +83,7 @@ macro_rules! tokio_executors {
         impl sealed::Sealed for &$kind {}
 
         impl Executor for &$kind {
-            async fn column(self, statement: Statement) -> Result<Vec<Option<String>>> {
+            async fn run(&mut self, statement: Statement) -> Result<Vec<Option<String>>> {
                 let plain: &$plain = self;
                 tokio_column(plain, statement).await
             }
@@ -83,8 +92,8 @@ macro_rules! tokio_executors {
         impl sealed::Sealed for &mut $kind {}
 
         impl Executor for &mut $kind {
-            async fn column(self, statement: Statement) -> Result<Vec<Option<String>>> {
-                (&*self).column(statement).await
+            async fn run(&mut self, statement: Statement) -> Result<Vec<Option<String>>> {
+                (&**self).column(statement).await
             }
         }
     )*};
@@ -130,6 +139,23 @@ pub trait Transactions: Clone + Send + Sync + sealed::Sealed {
     fn commit<'s>(tx: Self::Transaction<'s>) -> BoxFuture<'s, Result<()>>;
 }
 
+/// A transaction of a pool `P`, as an [`Executor`] in functions that are generic over the pool.
+pub struct InTransaction<'t, 's, P: Transactions + 's>(pub &'t mut P::Transaction<'s>);
+
+impl<P: Transactions> std::fmt::Debug for InTransaction<'_, '_, P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("InTransaction").finish_non_exhaustive()
+    }
+}
+
+impl<P: Transactions> sealed::Sealed for InTransaction<'_, '_, P> {}
+
+impl<P: Transactions> Executor for InTransaction<'_, '_, P> {
+    async fn run(&mut self, statement: Statement) -> Result<Vec<Option<String>>> {
+        P::column(self.0, statement).await
+    }
+}
+
 macro_rules! deadpool_transactions {
     ($($kind:ty, $session:ident;)*) => {$(
         impl sealed::Sealed for $kind {}
@@ -151,7 +177,7 @@ macro_rules! deadpool_transactions {
                 tx: &'t mut Self::Transaction<'_>,
                 statement: Statement,
             ) -> BoxFuture<'t, Result<Vec<Option<String>>>> {
-                Box::pin((&*tx).column(statement))
+                Box::pin(async move { (&*tx).column(statement).await })
             }
 
             fn commit<'s>(tx: Self::Transaction<'s>) -> BoxFuture<'s, Result<()>> {

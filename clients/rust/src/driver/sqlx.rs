@@ -12,7 +12,7 @@ use crate::message::Param;
 impl Sealed for &mut PgConnection {}
 
 impl Executor for &mut PgConnection {
-    async fn column(self, statement: Statement) -> Result<Vec<Option<String>>> {
+    async fn run(&mut self, statement: Statement) -> Result<Vec<Option<String>>> {
         // Without a name, so that the statement works behind a pooler.
         let mut query = sqlx::query(&statement.sql).persistent(false);
         for param in statement.params {
@@ -22,7 +22,7 @@ impl Executor for &mut PgConnection {
                 None => query.bind(None::<String>),
             };
         }
-        let rows = query.fetch_all(self).await?;
+        let rows = query.fetch_all(&mut **self).await?;
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 }
@@ -30,16 +30,16 @@ impl Executor for &mut PgConnection {
 impl Sealed for &mut Transaction<'_, Postgres> {}
 
 impl Executor for &mut Transaction<'_, Postgres> {
-    async fn column(self, statement: Statement) -> Result<Vec<Option<String>>> {
-        (&mut **self).column(statement).await
+    async fn run(&mut self, statement: Statement) -> Result<Vec<Option<String>>> {
+        (&mut ***self).run(statement).await
     }
 }
 
 impl Sealed for &mut PoolConnection<Postgres> {}
 
 impl Executor for &mut PoolConnection<Postgres> {
-    async fn column(self, statement: Statement) -> Result<Vec<Option<String>>> {
-        (&mut **self).column(statement).await
+    async fn run(&mut self, statement: Statement) -> Result<Vec<Option<String>>> {
+        (&mut ***self).run(statement).await
     }
 }
 

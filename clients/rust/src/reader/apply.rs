@@ -9,7 +9,6 @@ use std::future::{Future, pending};
 use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use tokio::time::sleep;
 
 use super::{Reader, ReaderBuilder, consumer};
@@ -19,8 +18,43 @@ use crate::message::Message;
 use crate::outbox::{Backoff, passes};
 use crate::worker::chain;
 
+/// Applies messages and moves the cursor, in one transaction.
+pub(crate) trait Step {
+    /// Applies messages and moves the cursor of the reader.
+    fn step<'a>(
+        &'a mut self,
+        reader: &'a mut Reader,
+        messages: &'a [Message],
+    ) -> impl Future<Output = std::result::Result<(), Stopped>>;
+}
+
+/// A step with a closure as its effect.
+struct Closure<P, F> {
+    pool: P,
+    effect: F,
+}
+
+impl<P, F, E> Step for Closure<P, F>
+where
+    P: Transactions,
+    F: AsyncFnMut(&mut P::Transaction<'_>, &[Message]) -> std::result::Result<(), E>,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    async fn step<'a>(
+        &'a mut self,
+        reader: &'a mut Reader,
+        messages: &'a [Message],
+    ) -> std::result::Result<(), Stopped> {
+        let mut session = self.pool.take_session().await.map_err(later)?;
+        let mut tx = P::begin(&mut session).await.map_err(later)?;
+        let applied = (self.effect)(&mut tx, messages).await;
+        applied.map_err(|error| Stopped::Effect(chain(error.into().as_ref())))?;
+        finish::<P>(reader, tx, messages).await
+    }
+}
+
 /// The end of a batch that was not applied.
-enum Stopped {
+pub(crate) enum Stopped {
     /// The effect failed.
     Effect(String),
     /// Another instance advanced the cursor, or the answer of a commit was lost.
@@ -83,15 +117,11 @@ impl ReaderBuilder {
         U: Future<Output = ()>,
     {
         // The future has its own pool and no reference to one, so that it can be spawned.
-        self.run(shutdown, pool.clone(), effect)
+        self.run(shutdown, Closure { pool: pool.clone(), effect })
     }
 
-    async fn run<P, F, E>(self, shutdown: impl Future<Output = ()>, pool: P, mut effect: F) -> Result<()>
-    where
-        P: Transactions,
-        F: AsyncFnMut(&mut P::Transaction<'_>, &[Message]) -> std::result::Result<(), E>,
-        E: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    /// Applies batches until `shutdown` is ready.
+    pub(crate) async fn run(self, shutdown: impl Future<Output = ()>, mut step: impl Step) -> Result<()> {
         consumer(&self)?;
         let mut reader = self.build();
         let mut shutdown = pin!(shutdown);
@@ -108,10 +138,9 @@ impl ReaderBuilder {
                 } => batch?,
             };
             pause = Duration::ZERO;
-            let step = if singly { 1 } else { batch.len() };
-            for messages in batch.chunks(step) {
-                let session = pool.take_session();
-                let Err(stopped) = one::<P, F, E>(&mut reader, session, messages, &mut effect).await else {
+            let size = if singly { 1 } else { batch.len() };
+            for messages in batch.chunks(size) {
+                let Err(stopped) = step.step(&mut reader, messages).await else {
                     backoff.reset();
                     continue;
                 };
@@ -140,21 +169,17 @@ impl ReaderBuilder {
     }
 }
 
-async fn one<P, F, E>(
+/// Sorts the error of a session or a transaction.
+pub(crate) fn later(error: Error) -> Stopped {
+    if passes(&error) { Stopped::Later(error) } else { Stopped::Fatal(error) }
+}
+
+/// Moves the cursor in the transaction of an effect, and commits.
+pub(crate) async fn finish<P: Transactions>(
     reader: &mut Reader,
-    session: BoxFuture<'static, Result<P::Session>>,
+    mut tx: P::Transaction<'_>,
     messages: &[Message],
-    effect: &mut F,
-) -> std::result::Result<(), Stopped>
-where
-    P: Transactions,
-    F: AsyncFnMut(&mut P::Transaction<'_>, &[Message]) -> std::result::Result<(), E>,
-    E: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let later = |error: Error| if passes(&error) { Stopped::Later(error) } else { Stopped::Fatal(error) };
-    let mut session = session.await.map_err(later)?;
-    let mut tx = P::begin(&mut session).await.map_err(later)?;
-    effect(&mut tx, messages).await.map_err(|error| Stopped::Effect(chain(error.into().as_ref())))?;
+) -> std::result::Result<(), Stopped> {
     if let Some(statement) = reader.advance_statement(messages).map_err(later)? {
         P::column(&mut tx, statement).await.map_err(|error| match error.kind() {
             Kind::Conflict => Stopped::Stale(error),

@@ -22,6 +22,8 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
+#[cfg(feature = "events")]
+pub(crate) use self::apply::{Step, Stopped, finish, later};
 pub use self::stream::ReaderStream;
 use crate::call::call;
 use crate::connect::{Listening, Target};
@@ -39,9 +41,18 @@ pub struct ReaderBuilder {
     subject: String,
     topics: Option<Vec<String>>,
     filter: Option<Value>,
+    events: Option<OfEvents>,
     batch: i32,
     after: i64,
     poll: Duration,
+}
+
+/// The part of the events that a reader of events takes.
+#[derive(Clone, Debug, Default)]
+struct OfEvents {
+    categories: Option<Vec<String>>,
+    tenant: Option<String>,
+    member: Option<(i32, i32)>,
 }
 
 impl ReaderBuilder {
@@ -52,6 +63,7 @@ impl ReaderBuilder {
             subject: String::new(),
             topics: None,
             filter: None,
+            events: None,
             batch: 100,
             after: 0,
             poll: Duration::from_millis(500),
@@ -83,6 +95,37 @@ impl ReaderBuilder {
     #[must_use]
     pub fn filter(mut self, filter: Value) -> Self {
         self.filter = Some(filter);
+        self
+    }
+
+    /// Reads the events of streams instead of messages, from position 1 on for ever. The topic of an event is its type, its key is
+    /// its stream, its aggregate type is its category, and its aggregate id is the rest of the stream's name.
+    #[must_use]
+    pub fn events(mut self) -> Self {
+        self.events.get_or_insert_default();
+        self
+    }
+
+    /// Reads only events of these categories. The server finds these by lists, without looking at the others.
+    #[must_use]
+    pub fn categories<T: Into<String>>(mut self, categories: impl IntoIterator<Item = T>) -> Self {
+        let categories = categories.into_iter().map(Into::into).collect();
+        self.events.get_or_insert_default().categories = Some(categories);
+        self
+    }
+
+    /// Reads only events of a tenant.
+    #[must_use]
+    pub fn tenant(mut self, tenant: impl Into<String>) -> Self {
+        self.events.get_or_insert_default().tenant = Some(tenant.into());
+        self
+    }
+
+    /// Reads only the events of one member of a group of `members`, which are numbered from 0. All events of a stream go to the
+    /// same member. Each member has a cursor of its own: a subject, or a consumer.
+    #[must_use]
+    pub fn member(mut self, member: i32, members: i32) -> Self {
+        self.events.get_or_insert_default().member = Some((member, members));
         self
     }
 
@@ -129,6 +172,14 @@ impl ReaderBuilder {
         }
     }
 }
+
+/// The events of streams, in the form of messages.
+const EVENTS: &str = "select r.position, r.epoch, r.message_id, r.webhook_id, r.type as topic, r.stream as key, r.data as payload,
+        r.body, r.content_type, r.headers, r.metadata, r.tenant, outbox.category(r.stream) as aggregate_type,
+        outbox.stream_key(r.stream) as aggregate_id, null::text as publisher, r.occurred_at, r.recorded_at as enqueued_at,
+        r.version, r.event_id
+    from outbox.read_events($1, $2, types => $3, filter => $4::jsonb, epoch => $5, categories => $6, tenant => $7, member => $8,
+        members => $9) r";
 
 /// The shortest time between two advances over positions that match nothing, so that a busy feed does not make a reader of a
 /// rare topic write its cursor at each poll.
@@ -272,14 +323,27 @@ impl Reader {
         // The filter is sent as text. Null means no filter.
         let filter = self.settings.filter.as_ref().map(Value::to_string);
         let epoch = self.passed.map_or(self.epoch, |(_, epoch)| epoch);
-        let params: [(&(dyn ToSql + Sync), Type); 5] = [
+        let page_rows = self.page.rows();
+        let mut params: Vec<(&(dyn ToSql + Sync), Type)> = vec![
             (&self.position, Type::INT8),
-            (&self.page.rows(), Type::INT4),
+            (&page_rows, Type::INT4),
             (&self.settings.topics, Type::TEXT_ARRAY),
             (&filter, Type::TEXT),
             (&epoch, Type::INT4),
         ];
-        let sql = "select r.* from outbox.read($1, $2, $3, $4::jsonb, $5) r";
+        let (member, members) = self.settings.events.as_ref().and_then(|events| events.member).unzip();
+        let sql = match &self.settings.events {
+            None => "select r.* from outbox.read($1, $2, $3, $4::jsonb, $5) r",
+            Some(events) => {
+                params.extend([
+                    (&events.categories as &(dyn ToSql + Sync), Type::TEXT_ARRAY),
+                    (&events.tenant, Type::TEXT),
+                    (&member, Type::INT4),
+                    (&members, Type::INT4),
+                ]);
+                EVENTS
+            }
+        };
         let (rows, _) = self.page.read(client, sql, &params).await?;
         for row in rows {
             let position = row.try_get("position")?;

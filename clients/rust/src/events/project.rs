@@ -1,0 +1,541 @@
+//! Read models: [`ProjectionEngine`] keeps projections up to date with the events.
+//!
+//! | kind | runs | a failure |
+//! |---|---|---|
+//! | inline ([`EventStore::inline`]) | in the transaction that appends | refuses the append |
+//! | async ([`ProjectionEngine::register`]) | behind the append, in one transaction with its cursor | is recorded with the cursor, shown by `health()`, and tried again; no event is passed over |
+//! | live ([`ProjectionEngine::live`]) | behind the append, for events from now on; has no cursor | is logged |
+//!
+//! The cursor of the async projection `orders` is that of the consumer `projection.orders`. Several processes may run the same
+//! projection: of two that apply the same events, one is refused and rolls back, so each event is applied once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::connection::Connection;
+use super::event::RecordedEvent;
+use super::store::EventStore;
+use super::subscribe::Selection;
+use crate::driver::{InTransaction, Statement, Transactions, text};
+use crate::error::Error;
+use crate::message::Message;
+use crate::outbox::Outbox;
+use crate::reader::{Reader, Step, Stopped, finish, later};
+use crate::worker::{chain, panic_text};
+
+type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Any error of a handler.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+type Handler<P> = Arc<
+    dyn for<'t, 's> Fn(
+            &'t mut <P as Transactions>::Transaction<'s>,
+            &'t [RecordedEvent],
+        ) -> BoxFuture<'t, Result<(), BoxError>>
+        + Send
+        + Sync,
+>;
+
+type LiveHandler = Arc<dyn Fn(RecordedEvent) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync>;
+
+/// The number of events that are applied at once.
+const BATCH: i32 = 100;
+
+/// How a projection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProjectionState {
+    /// It is not started.
+    Stopped,
+    /// It follows the events.
+    Running,
+    /// It was paused here.
+    Paused,
+    /// It stands at an event that cannot be applied, and tries again.
+    Faulted,
+    /// It has ended with an error that retrying does not solve, or its handler panicked.
+    Failed,
+}
+
+/// The state of a projection.
+#[derive(Clone, Debug)]
+pub struct ProjectionStatus {
+    /// The name.
+    pub name: String,
+    /// How it is doing in this process. Whether it is faulted is known of all processes.
+    pub state: ProjectionState,
+    /// The position up to which events are applied. 0 for a live projection.
+    pub position: i64,
+    /// The number of positions between it and the end of the feed, which also has messages and other events. 0 for a live
+    /// projection.
+    pub lag: i64,
+    /// The number of events that this process has applied.
+    pub processed: u64,
+    /// The mean time between the append of an event and its application in this process.
+    pub mean_latency: Duration,
+    /// The last error.
+    pub error: Option<String>,
+    /// The position of the event that cannot be applied.
+    pub error_position: Option<i64>,
+}
+
+/// How far a rebuild is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Progress {
+    /// Positions that are done.
+    pub done: i64,
+    /// The position at which the rebuild ends: the end of the feed when it began.
+    pub total: i64,
+    /// Positions per second.
+    pub rate: f64,
+    /// The estimated time that is left. `None` while nothing is done.
+    pub remaining: Option<Duration>,
+}
+
+#[derive(Default)]
+struct Counts {
+    processed: u64,
+    latency: Duration,
+    is_paused: bool,
+    failure: Option<String>,
+    task: Option<(CancellationToken, JoinHandle<()>)>,
+}
+
+enum Kind<P: Transactions + 'static> {
+    Async(Handler<P>),
+    Live(LiveHandler),
+}
+
+struct Projection<P: Transactions + 'static> {
+    name: String,
+    selection: Selection,
+    kind: Kind<P>,
+    counts: Mutex<Counts>,
+}
+
+impl<P: Transactions + 'static> Projection<P> {
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        lock(&self.counts)
+    }
+
+    fn consumer(&self) -> String {
+        format!("projection.{}", self.name)
+    }
+
+    fn is_running(&self) -> bool {
+        self.counts().task.as_ref().is_some_and(|(_, task)| !task.is_finished())
+    }
+
+    fn applied(&self, events: &[RecordedEvent]) {
+        let now = super::source::now();
+        let mut counts = self.counts();
+        for event in events {
+            counts.processed += 1;
+            counts.latency += (now - event.recorded_at).to_std().unwrap_or_default();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Inner<P: Transactions + 'static> {
+    outbox: Outbox,
+    pool: P,
+    store: EventStore,
+    projections: Mutex<BTreeMap<String, Arc<Projection<P>>>>,
+    failed: Notify,
+}
+
+/// Runs projections. `P` is the pool whose transactions their handlers get. It is cheap to clone, and a clone is the same engine.
+///
+/// ```no_run
+/// # async fn example(outbox: pg_outbox::Outbox) -> pg_outbox::Result<()> {
+/// use pg_outbox::events::{EventStore, ProjectionEngine, Selection};
+/// let engine = ProjectionEngine::new(&outbox, outbox.clone(), EventStore::new());
+/// engine.register("totals", Selection::all().types(["order.placed"]), |tx, events| {
+///     Box::pin(async move {
+///         for event in events {
+///             let total = event.data["total"].as_i64();
+///             tx.execute("update totals set sum = sum + $1", &[&total]).await?;
+///         }
+///         Ok(())
+///     })
+/// })?;
+/// engine.run_until(pg_outbox::shutdown_signal()).await
+/// # }
+/// ```
+pub struct ProjectionEngine<P: Transactions + 'static>(Arc<Inner<P>>);
+
+impl<P: Transactions + 'static> Clone for ProjectionEngine<P> {
+    fn clone(&self) -> Self {
+        ProjectionEngine(self.0.clone())
+    }
+}
+
+impl<P: Transactions + 'static> fmt::Debug for ProjectionEngine<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<String> = lock(&self.0.projections).keys().cloned().collect();
+        f.debug_struct("ProjectionEngine").field("projections", &names).finish_non_exhaustive()
+    }
+}
+
+impl<P: Transactions + 'static> ProjectionEngine<P> {
+    /// Creates an engine without projections. `outbox` reads the events, and `pool` begins the transactions.
+    pub fn new(outbox: &Outbox, pool: P, store: EventStore) -> ProjectionEngine<P> {
+        let (projections, failed) = (Mutex::default(), Notify::new());
+        ProjectionEngine(Arc::new(Inner { outbox: outbox.clone(), pool, store, projections, failed }))
+    }
+
+    /// Registers an async projection. The handler gets a transaction and up to 100 events (see [`Selection::batch`]), and the
+    /// cursor moves in the same transaction. [`ProjectionEngine::start`] starts it.
+    ///
+    /// # Errors
+    /// 22023 if there is a projection of this name.
+    pub fn register(
+        &self,
+        name: &str,
+        selection: Selection,
+        handler: impl for<'t, 's> Fn(&'t mut P::Transaction<'s>, &'t [RecordedEvent]) -> BoxFuture<'t, Result<(), BoxError>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Result<()> {
+        self.add(name, selection, Kind::Async(Arc::new(handler)))
+    }
+
+    /// Registers a live projection, for example for a cache or a dashboard. The handler gets each event that is appended from the
+    /// start on, and its errors are logged.
+    ///
+    /// # Errors
+    /// 22023 if there is a projection of this name.
+    pub fn live(
+        &self,
+        name: &str,
+        selection: Selection,
+        handler: impl Fn(RecordedEvent) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync + 'static,
+    ) -> Result<()> {
+        self.add(name, selection, Kind::Live(Arc::new(handler)))
+    }
+
+    fn add(&self, name: &str, selection: Selection, kind: Kind<P>) -> Result<()> {
+        let mut projections = lock(&self.0.projections);
+        if projections.contains_key(name) {
+            return Err(Error::invalid(format!("there are two projections \"{name}\"")));
+        }
+        let counts = Mutex::default();
+        projections.insert(name.to_owned(), Arc::new(Projection { name: name.to_owned(), selection, kind, counts }));
+        Ok(())
+    }
+
+    /// Stops a projection and forgets it. Its cursor stays.
+    ///
+    /// # Errors
+    /// Kind not_found if there is no such projection.
+    pub async fn unregister(&self, name: &str) -> Result<()> {
+        let projection = self.find(name)?;
+        lock(&self.0.projections).remove(name);
+        stop(&projection).await;
+        Ok(())
+    }
+
+    fn find(&self, name: &str) -> Result<Arc<Projection<P>>> {
+        let found = lock(&self.0.projections).get(name).cloned();
+        found.ok_or_else(|| Error::new("OB001", format!("there is no projection \"{name}\"")))
+    }
+
+    /// Starts all projections that neither run nor are paused, in tasks of their own.
+    pub fn start(&self) {
+        let all: Vec<_> = lock(&self.0.projections).values().cloned().collect();
+        for projection in all {
+            if !projection.is_running() && !projection.counts().is_paused {
+                self.start_one(projection);
+            }
+        }
+    }
+
+    fn start_one(&self, projection: Arc<Projection<P>>) {
+        let (token, inner, running) = (CancellationToken::new(), self.0.clone(), projection.clone());
+        let stop = token.clone();
+        let task = tokio::spawn(async move {
+            tracing::info!(projection = running.name, "the projection starts");
+            let ended = AssertUnwindSafe(run(inner.clone(), running.clone(), stop)).catch_unwind().await;
+            let ended = ended.unwrap_or_else(|panic| {
+                let text = panic_text(panic.as_ref()).to_owned();
+                Err(Error::new("XX000", "the handler of a projection panicked").detail(text))
+            });
+            if let Err(error) = ended {
+                tracing::error!(projection = running.name, error = error.report(), "the projection has ended");
+                running.counts().failure = Some(error.report());
+                inner.failed.notify_one();
+            }
+        });
+        let mut counts = projection.counts();
+        counts.failure = None;
+        counts.task = Some((token, task));
+    }
+
+    /// Stops all projections. Batches that have begun are finished.
+    pub async fn stop(&self) {
+        let all: Vec<_> = lock(&self.0.projections).values().cloned().collect();
+        for projection in &all {
+            if let Some((token, _)) = &projection.counts().task {
+                token.cancel();
+            }
+        }
+        for projection in &all {
+            stop(projection).await;
+        }
+    }
+
+    /// Runs all projections until `shutdown` is ready, for example as a part of [`Workers`](crate::app::Workers::beside).
+    ///
+    /// # Errors
+    /// The first error of a projection that retrying does not solve, such as a missing privilege. The others are stopped then.
+    pub async fn run_until(&self, shutdown: impl Future<Output = ()>) -> Result<()> {
+        self.start();
+        let failed = tokio::select! {
+            () = shutdown => None,
+            () = self.0.failed.notified() => {
+                let all = lock(&self.0.projections);
+                all.values().find_map(|projection| projection.counts().failure.clone())
+            }
+        };
+        self.stop().await;
+        match failed {
+            Some(error) => Err(Error::new("OB015", "a projection has ended").detail(error)),
+            None => Ok(()),
+        }
+    }
+
+    /// Pauses a projection in this process. The batch that has begun is finished.
+    ///
+    /// # Errors
+    /// Kind not_found if there is no such projection.
+    pub async fn pause(&self, name: &str) -> Result<()> {
+        let projection = self.find(name)?;
+        projection.counts().is_paused = true;
+        stop(&projection).await;
+        Ok(())
+    }
+
+    /// Starts a projection that was paused, stopped, or has failed.
+    ///
+    /// # Errors
+    /// Kind not_found if there is no such projection.
+    pub fn resume(&self, name: &str) -> Result<()> {
+        let projection = self.find(name)?;
+        projection.counts().is_paused = false;
+        if !projection.is_running() {
+            self.start_one(projection);
+        }
+        Ok(())
+    }
+
+    /// Returns the state of a projection.
+    ///
+    /// # Errors
+    /// Kind not_found if there is no such projection. Those of the server.
+    pub async fn status(&self, name: &str) -> Result<ProjectionStatus> {
+        let projection = self.find(name)?;
+        let is_live = matches!(projection.kind, Kind::Live(_));
+        let cursor = if is_live { Value::Null } else { cursor(&self.0.outbox, &projection.consumer()).await? };
+        let position = cursor["position"].as_i64().unwrap_or(0);
+        let lag = if is_live { 0 } else { self.head().await?.saturating_sub(position).max(0) };
+        let (error, is_running) = (cursor["last_error"].as_str().map(str::to_owned), projection.is_running());
+        let counts = projection.counts();
+        let state = match (&counts.failure, &error) {
+            (Some(_), _) => ProjectionState::Failed,
+            _ if counts.is_paused => ProjectionState::Paused,
+            (None, Some(_)) => ProjectionState::Faulted,
+            (None, None) if is_running => ProjectionState::Running,
+            (None, None) => ProjectionState::Stopped,
+        };
+        let mean = counts.latency.as_secs_f64() / f64::from(u32::try_from(counts.processed.max(1)).unwrap_or(u32::MAX));
+        Ok(ProjectionStatus {
+            name: name.to_owned(),
+            state,
+            position,
+            lag,
+            processed: counts.processed,
+            mean_latency: Duration::try_from_secs_f64(mean).unwrap_or_default(),
+            error: counts.failure.clone().or(error),
+            error_position: cursor["error_position"].as_i64(),
+        })
+    }
+
+    async fn head(&self) -> Result<i64> {
+        let rows = self.0.outbox.call("head", Value::Null, &[]).await?;
+        Ok(rows.first().and_then(Value::as_i64).unwrap_or(0))
+    }
+
+    /// Rebuilds an async projection: `reset` empties its tables, and the cursor goes back to the beginning in the same
+    /// transaction. Returns when the projection is where the feed ended at the call. `progress` is told each second. The
+    /// projection may run meanwhile, here and in other processes; no event is applied twice.
+    ///
+    /// # Errors
+    /// Kind not_found if there is no such projection, 22023 for a live one, OB015 if an event cannot be applied (the projection
+    /// stands there), and the error of `reset`.
+    pub async fn rebuild(
+        &self,
+        name: &str,
+        reset: impl for<'t, 's> Fn(&'t mut P::Transaction<'s>) -> BoxFuture<'t, Result<(), BoxError>>,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<()> {
+        let projection = self.find(name)?;
+        if matches!(projection.kind, Kind::Live(_)) {
+            return Err(Error::invalid("a live projection has nothing to rebuild"));
+        }
+        let total = self.head().await?;
+        let mut session = self.0.pool.take_session().await?;
+        let mut tx = P::begin(&mut session).await?;
+        reset(&mut tx)
+            .await
+            .map_err(|error| Error::new("OB015", "the reset of a projection failed").detail(chain(error.as_ref())))?;
+        let sql = "select \"position\"::text as r from outbox.cursor_reset($1, 0, 'rebuild')";
+        P::column(&mut tx, Statement::new(sql, [text(projection.consumer())])).await?;
+        P::commit(tx).await?;
+        drop(session);
+        // An instance that waits for new events does not see that the cursor went back, so this call applies the events itself. A
+        // waiting instance goes on behind it; one that applies an event meanwhile is refused, and begins at the cursor.
+        let stop = CancellationToken::new();
+        let mut running = run(self.0.clone(), projection.clone(), stop.clone());
+        let begun = Instant::now();
+        let watching = async {
+            loop {
+                let state = cursor(&self.0.outbox, &projection.consumer()).await?;
+                let done = state["position"].as_i64().unwrap_or(0).min(total);
+                #[allow(clippy::cast_precision_loss, reason = "an estimate")]
+                let rate = done as f64 / begun.elapsed().as_secs_f64().max(0.001);
+                #[allow(clippy::cast_precision_loss, reason = "an estimate")]
+                let left = (total - done) as f64 / rate;
+                progress(Progress { done, total, rate, remaining: Duration::try_from_secs_f64(left).ok() });
+                if done >= total {
+                    return Ok(());
+                }
+                if let Some(error) = state["last_error"].as_str() {
+                    let place = format!("Position {}: {error}", state["error_position"]);
+                    return Err(Error::new("OB015", "an event cannot be applied").detail(place));
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let watched = tokio::select! {
+            // It ends with an error only, because nobody stops it before.
+            ended = &mut running => return ended,
+            watched = watching => watched,
+        };
+        stop.cancel();
+        // A batch that has begun is finished.
+        running.await?;
+        watched
+    }
+}
+
+async fn stop<P: Transactions + 'static>(projection: &Projection<P>) {
+    let task = projection.counts().task.take();
+    if let Some((token, task)) = task {
+        token.cancel();
+        if let Err(error) = task.await {
+            tracing::error!(projection = projection.name, %error, "the projection panicked");
+        }
+    }
+}
+
+async fn cursor(outbox: &Outbox, consumer: &str) -> Result<Value> {
+    let rows = outbox.call("cursor_get", json!({"consumer": consumer, "if_missing": 0}), &[]).await?;
+    Ok(rows.into_iter().next().unwrap_or(Value::Null))
+}
+
+/// Runs a projection. The future is boxed, so that it is proven to be `Send` here, where its types are known.
+fn run<P: Transactions + 'static>(
+    inner: Arc<Inner<P>>,
+    projection: Arc<Projection<P>>,
+    stop: CancellationToken,
+) -> BoxFuture<'static, Result<()>> {
+    match &projection.kind {
+        Kind::Async(handler) => {
+            let reader = projection.selection.reader(&inner.outbox, BATCH).consumer(projection.consumer());
+            let (store, handler) = (inner.store.clone(), handler.clone());
+            let step = Applied { pool: inner.pool.clone(), store, projection, handler };
+            Box::pin(reader.run(stop.cancelled_owned(), step))
+        }
+        Kind::Live(handler) => {
+            let handler = handler.clone();
+            Box::pin(async move {
+                tokio::select! {
+                    () = stop.cancelled() => Ok(()),
+                    ended = live(inner, projection, handler) => ended,
+                }
+            })
+        }
+    }
+}
+
+async fn live<P: Transactions + 'static>(
+    inner: Arc<Inner<P>>,
+    projection: Arc<Projection<P>>,
+    handler: LiveHandler,
+) -> Result<()> {
+    let head = inner.outbox.call("head", Value::Null, &[]).await?;
+    let head = head.first().and_then(Value::as_i64).unwrap_or(0);
+    let mut events = inner.store.subscribe(&inner.outbox, projection.selection.clone().after(head));
+    loop {
+        let event = events.next().await?;
+        projection.applied(std::slice::from_ref(&event));
+        if let Err(error) = handler(event).await {
+            tracing::error!(projection = projection.name, error = chain(error.as_ref()), "a live projection failed");
+        }
+    }
+}
+
+/// The effect of events in a projection.
+struct Applied<P: Transactions + 'static> {
+    pool: P,
+    store: EventStore,
+    projection: Arc<Projection<P>>,
+    handler: Handler<P>,
+}
+
+impl<P: Transactions + 'static> Step for Applied<P> {
+    // The future is boxed, so that it is proven to be `Send` here.
+    fn step<'a>(
+        &'a mut self,
+        reader: &'a mut Reader,
+        messages: &'a [Message],
+    ) -> impl Future<Output = Result<(), Stopped>> {
+        let step: BoxFuture<'a, Result<(), Stopped>> = Box::pin(async move {
+            let mut session = self.pool.take_session().await.map_err(later)?;
+            let mut tx = P::begin(&mut session).await.map_err(later)?;
+            let applied = self.apply(&mut tx, messages).await;
+            let events = applied.map_err(|error| Stopped::Effect(chain(error.as_ref())))?;
+            finish::<P>(reader, tx, messages).await?;
+            self.projection.applied(&events);
+            Ok(())
+        });
+        step
+    }
+}
+
+impl<P: Transactions + 'static> Applied<P> {
+    async fn apply(&self, tx: &mut P::Transaction<'_>, messages: &[Message]) -> Result<Vec<RecordedEvent>, BoxError> {
+        let mut events = messages.iter().map(RecordedEvent::from_message).collect::<Result<Vec<_>, _>>()?;
+        events.retain(|event| self.projection.selection.takes(event));
+        if !events.is_empty() {
+            self.store.decode(&mut Connection::new(&mut InTransaction::<P>(tx)), &mut events).await?;
+            (self.handler)(tx, &events).await?;
+        }
+        Ok(events)
+    }
+}

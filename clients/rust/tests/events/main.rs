@@ -1,0 +1,18 @@
+//! Event sourcing against a real server.
+
+#![cfg(feature = "events")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod aggregates;
+mod commands;
+#[cfg(feature = "events-encryption")]
+mod encryption;
+#[cfg(feature = "testing")]
+mod kit;
+mod projections;
+mod sagas;
+mod shop;
+#[cfg(feature = "testing")]
+mod shop_example;
+mod streams;
+mod subscriptions;

@@ -1,0 +1,264 @@
+//! Projections.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::Duration;
+
+use outbox_harness::{Server, Stop, wait_until};
+use pg_outbox::app::Workers;
+use pg_outbox::events::project::{BoxError, Progress};
+use pg_outbox::events::{ANY, EventStore, Fault, ProjectionEngine, ProjectionState, RecordedEvent, Selection};
+use pg_outbox::{Kind, Outbox};
+
+use crate::shop::{OrderEvent, PATIENCE, outbox, placed, server};
+
+async fn place(outbox: &Outbox, totals: impl IntoIterator<Item = i64>) {
+    let events: Vec<OrderEvent> = totals.into_iter().map(placed).collect();
+    let session = outbox.session().await.unwrap();
+    EventStore::new().append(&**session, "order-1", &events, ANY).await.unwrap();
+}
+
+fn orders() -> Selection {
+    Selection::all().types(["order.placed"]).poll_interval(Duration::from_millis(20)).batch(10)
+}
+
+async fn tables(outbox: &Outbox) {
+    let session = outbox.session().await.unwrap();
+    session.batch_execute("create table totals (position bigint primary key, total bigint)").await.unwrap();
+}
+
+async fn insert(tx: &deadpool_postgres::Transaction<'_>, events: &[RecordedEvent]) -> Result<(), BoxError> {
+    for event in events {
+        let (position, total) = (event.position, event.data["total"].as_i64());
+        tx.execute("insert into totals values ($1, $2)", &[&position, &total]).await?;
+    }
+    Ok(())
+}
+
+fn engine(outbox: &Outbox) -> ProjectionEngine<Outbox> {
+    let engine = ProjectionEngine::new(outbox, outbox.clone(), EventStore::new());
+    engine.register("totals", orders(), |tx, events| Box::pin(async move { insert(tx, events).await })).unwrap();
+    engine
+}
+
+async fn totals(outbox: &Outbox) -> Vec<i64> {
+    let session = outbox.session().await.unwrap();
+    let rows = session.query("select total from totals order by position", &[]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+async fn until(outbox: &Outbox, expected: impl IntoIterator<Item = i64>) {
+    let expected: Vec<i64> = expected.into_iter().collect();
+    wait_until("all is applied", PATIENCE, async || totals(outbox).await == expected).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_projection_is_started_paused_and_stopped() {
+    let outbox = outbox("ev_engine").await;
+    tables(&outbox).await;
+    let engine = engine(&outbox);
+    assert_eq!(engine.status("totals").await.unwrap().state, ProjectionState::Stopped);
+    place(&outbox, 1..=25).await;
+    engine.start();
+    until(&outbox, 1..=25).await;
+    wait_until("nothing is left", PATIENCE, async || engine.status("totals").await.unwrap().lag == 0).await;
+    let status = engine.status("totals").await.unwrap();
+    assert_eq!((status.state, status.processed, status.error), (ProjectionState::Running, 25, None));
+    assert!(status.mean_latency > Duration::ZERO && status.position >= 25);
+
+    engine.pause("totals").await.unwrap();
+    engine.start();
+    place(&outbox, [26]).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(totals(&outbox).await.len(), 25);
+    let status = engine.status("totals").await.unwrap();
+    assert_eq!(status.state, ProjectionState::Paused);
+    wait_until("it lags", PATIENCE, async || engine.status("totals").await.unwrap().lag > 0).await;
+    engine.resume("totals").unwrap();
+    until(&outbox, 1..=26).await;
+    engine.stop().await;
+    assert_eq!(engine.status("totals").await.unwrap().state, ProjectionState::Stopped);
+
+    let add = |name| engine.register(name, orders(), |_, _| Box::pin(async { Ok(()) }));
+    assert_eq!(add("totals").unwrap_err().kind(), Kind::Invalid);
+    add("other").unwrap();
+    engine.unregister("other").await.unwrap();
+    assert_eq!(engine.status("other").await.unwrap_err().kind(), Kind::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_fails_is_never_passed_over() {
+    let outbox = outbox("ev_poison").await;
+    tables(&outbox).await;
+    let engine = ProjectionEngine::new(&outbox, outbox.clone(), EventStore::new());
+    let mended = Arc::new(AtomicBool::new(false));
+    let of_handler = mended.clone();
+    engine
+        .register("totals", orders(), move |tx, events| {
+            let is_mended = of_handler.load(Ordering::Relaxed);
+            Box::pin(async move {
+                if !is_mended && events.iter().any(|event| event.data["total"] == 5) {
+                    return Err("a bug at five".into());
+                }
+                insert(tx, events).await
+            })
+        })
+        .unwrap();
+    place(&outbox, 1..=7).await;
+    engine.start();
+    let faulted = async || engine.status("totals").await.unwrap().state == ProjectionState::Faulted;
+    wait_until("it is faulted", PATIENCE, faulted).await;
+    let status = engine.status("totals").await.unwrap();
+    assert_eq!((status.error.as_deref(), status.error_position.is_some()), (Some("a bug at five"), true));
+    assert_eq!(totals(&outbox).await, [1, 2, 3, 4]);
+    let health = outbox.call("health", serde_json::Value::Null, &[]).await.unwrap();
+    assert!(serde_json::Value::from(health).to_string().contains("projection.totals"));
+    mended.store(true, Ordering::Relaxed);
+    until(&outbox, 1..=7).await;
+    wait_until("it runs", PATIENCE, async || !faulted().await).await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn several_processes_apply_each_event_once() {
+    let outbox = outbox("ev_processes").await;
+    tables(&outbox).await;
+    let engines: Vec<_> = (0..3).map(|_| engine(&outbox)).collect();
+    for engine in &engines {
+        engine.start();
+    }
+    for n in 0..10 {
+        place(&outbox, n * 30..(n + 1) * 30).await;
+    }
+    until(&outbox, 0..300).await;
+    for engine in &engines {
+        assert_eq!(engine.status("totals").await.unwrap().error, None);
+        engine.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_projection_is_rebuilt_while_it_runs_and_while_it_does_not() {
+    let outbox = outbox("ev_rebuild").await;
+    tables(&outbox).await;
+    let engine = engine(&outbox);
+    place(&outbox, 1..=300).await;
+    engine.start();
+    until(&outbox, 1..=300).await;
+    let mut seen: Vec<Progress> = Vec::new();
+    let rebuild = async |seen: &mut Vec<Progress>| {
+        let session = outbox.session().await.unwrap();
+        session.batch_execute("update totals set total = 0").await.unwrap();
+        let progress = |progress| seen.push(progress);
+        let truncate = "truncate totals";
+        engine
+            .rebuild("totals", move |tx| Box::pin(async move { Ok(tx.batch_execute(truncate).await?) }), progress)
+            .await
+    };
+    rebuild(&mut seen).await.unwrap();
+    assert_eq!(totals(&outbox).await, (1..=300).collect::<Vec<_>>());
+    let last = seen.last().unwrap();
+    assert!(last.done == last.total && last.total >= 300 && last.rate > 0.0, "{last:?}");
+    engine.stop().await;
+    rebuild(&mut seen).await.unwrap();
+    assert_eq!(totals(&outbox).await, (1..=300).collect::<Vec<_>>());
+    assert_eq!(engine.status("totals").await.unwrap().state, ProjectionState::Stopped);
+    // A reset that fails changes nothing.
+    let error = engine.rebuild("totals", |_| Box::pin(async { Err("no".into()) }), |_| {}).await.unwrap_err();
+    assert_eq!((Fault::of(&error), totals(&outbox).await.len()), (Some(Fault::Projection), 300));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn live_projections_get_events_from_now_on_in_an_application() {
+    let outbox = outbox("ev_live").await;
+    tables(&outbox).await;
+    place(&outbox, [1]).await;
+    wait_until("it has a position", PATIENCE, async || {
+        EventStore::new().last_position(&**outbox.session().await.unwrap()).await.unwrap() > 0
+    })
+    .await;
+    let engine = engine(&outbox);
+    let sum = Arc::new(AtomicI64::new(0));
+    let of_handler = sum.clone();
+    engine
+        .live("sum", orders(), move |event| {
+            of_handler.fetch_add(event.data["total"].as_i64().unwrap(), Ordering::Relaxed);
+            Box::pin(async { Err("logged".into()) })
+        })
+        .unwrap();
+    let stop = pg_outbox::worker::CancellationToken::new();
+    let (running, shutdown) = (engine.clone(), stop.clone());
+    let app = Workers::new(outbox.clone())
+        .beside("projections", move |stop| async move { running.run_until(stop.cancelled_owned()).await });
+    let app = tokio::spawn(async move { app.run_until(shutdown.cancelled_owned()).await });
+    until(&outbox, [1]).await;
+    wait_until("the live one sees new events", PATIENCE, async || {
+        place(&outbox, [10]).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        sum.load(Ordering::Relaxed) > 0
+    })
+    .await;
+    assert_eq!(sum.load(Ordering::Relaxed) % 10, 0);
+    assert_eq!(engine.status("sum").await.unwrap().state, ProjectionState::Running);
+    stop.cancel();
+    assert!(app.await.unwrap().unwrap().contains_key("projections"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_that_retrying_does_not_solve_ends_the_engine() {
+    let outbox = outbox("ev_fatal").await;
+    outbox
+        .session()
+        .await
+        .unwrap()
+        .batch_execute("create role nobody_of_projections login password 'x'")
+        .await
+        .unwrap();
+    let server = server().await;
+    let dsn = server.dsn("ev_fatal").replace(&format!("postgres:{}", server.password()), "nobody_of_projections:x");
+    let engine = engine(&Outbox::lazy(&dsn, 2).unwrap());
+    let error = tokio::time::timeout(PATIENCE, engine.run_until(std::future::pending())).await.unwrap().unwrap_err();
+    assert!(error.details().detail.as_deref().unwrap().contains("permission denied"), "{error:?}");
+    // A panic too.
+    place(&outbox, [1]).await;
+    let engine = ProjectionEngine::new(&outbox, outbox.clone(), EventStore::new());
+    engine.register("bug", orders(), |_, _| Box::pin(async { panic!("a bug") })).unwrap();
+    let error = tokio::time::timeout(PATIENCE, engine.run_until(std::future::pending())).await.unwrap().unwrap_err();
+    assert!(error.details().detail.as_deref().unwrap().contains("a bug"), "{error:?}");
+    assert_eq!(engine.status("bug").await.unwrap().state, ProjectionState::Failed);
+}
+
+#[cfg(feature = "sqlx")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_projection_in_sqlx_survives_restarts_of_the_server() {
+    let mut server = Server::start(&[("pg_outbox.poll_interval", "1s")]).await.unwrap();
+    server.database("d").await.unwrap();
+    let outbox = Outbox::connect(&server.dsn("d")).await.unwrap();
+    tables(&outbox).await;
+    let pool = sqlx::PgPool::connect(&server.dsn("d")).await.unwrap();
+    let engine = ProjectionEngine::new(&outbox, pool, EventStore::new());
+    engine
+        .register("totals", orders(), |tx, events| {
+            Box::pin(async move {
+                for event in events {
+                    let insert = sqlx::query("insert into totals values ($1, $2)").bind(event.position);
+                    insert.bind(event.data["total"].as_i64()).execute(&mut **tx).await?;
+                }
+                Ok(())
+            })
+        })
+        .unwrap();
+    engine.start();
+    for (n, how) in [(0, Stop::Fast), (1, Stop::Immediate)] {
+        let db = server.connect("d").await.unwrap();
+        let events: Vec<OrderEvent> = (n * 50..(n + 1) * 50).map(placed).collect();
+        EventStore::new().append(&db, "order-1", &events, ANY).await.unwrap();
+        server.restart(how).await.unwrap();
+    }
+    let db = server.connect("d").await.unwrap();
+    wait_until("each is applied once", PATIENCE, async || {
+        db.query_one("select count(*) from totals", &[]).await.unwrap().get::<_, i64>(0) == 100
+    })
+    .await;
+    engine.stop().await;
+}
