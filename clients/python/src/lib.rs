@@ -4,6 +4,8 @@
 //! the future; `asyncio.wrap_future` makes it awaitable. The returned task ends when the future is cancelled.
 #![allow(missing_docs, reason = "documented in _core.pyi and the Python modules")]
 
+mod events;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -688,6 +690,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(classify, module)?)?;
     module.add_function(wrap_pyfunction!(verify, module)?)?;
     module.add_function(wrap_pyfunction!(shutdown, module)?)?;
+    events::register(module)?;
     module.add_function(wrap_pyfunction!(tick_key, module)?)?;
     module.add_function(wrap_pyfunction!(sign, module)?)
 }

@@ -1,0 +1,43 @@
+"""Events of pg_outbox: aggregates, commands, projections, sagas and encryption over the event store.
+
+    from pg_outbox.events import NO_STREAM, EventRegistry, EventStore
+
+State, order, deduplication and positions are the server's. `clients/python/EVENTS.md` builds a small shop.
+"""
+
+from ._runs import Backoff
+from .aggregates import Aggregate, Repository, applies, save_together
+from .context import EventContext, current, event_context, fixed, new_id, now
+from .encryption import FieldEncryption
+from .errors import (
+    BusClosedError,
+    CommandError,
+    CommandFailedError,
+    CommandTimeoutError,
+    ConcurrencyError,
+    EncryptionError,
+    FieldError,
+    HandlerNotFoundError,
+    KeyNotFoundError,
+    KeyRevokedError,
+    ProjectionError,
+    ReplayedError,
+    SagaError,
+    SchemaError,
+    StreamClosedError,
+    ValidationError,
+)
+from .providers import KeyProvider, LocalKeys
+from .registry import EventRegistry, NewEvent
+from .serializers import Json, MessagePack, Protobuf, Serializer
+from .store import ANY, NO_STREAM, STREAM_EXISTS, Appended, EventStore, RecordedEvent, StreamInfo
+from .upcasters import Upcasters
+
+__all__ = [
+    "ANY", "NO_STREAM", "STREAM_EXISTS", "Aggregate", "Appended", "Backoff", "BusClosedError", "CommandError", "CommandFailedError",
+    "CommandTimeoutError", "ConcurrencyError", "EncryptionError", "EventContext", "EventRegistry", "EventStore", "FieldEncryption",
+    "FieldError", "HandlerNotFoundError", "Json", "KeyNotFoundError", "KeyProvider", "KeyRevokedError", "LocalKeys", "MessagePack",
+    "NewEvent", "ProjectionError", "Protobuf", "RecordedEvent", "ReplayedError", "Repository", "SagaError", "SchemaError", "Serializer",
+    "StreamClosedError", "StreamInfo", "Upcasters", "ValidationError", "applies", "current", "event_context", "fixed", "new_id", "now",
+    "save_together",
+]

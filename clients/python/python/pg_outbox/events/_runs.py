@@ -1,0 +1,125 @@
+"""Runs one implementation in blocking code and in asyncio.
+
+Everything here is written once, as coroutines. On a blocking connection, each statement has its value at once, so that such
+a coroutine never waits, and `drive` runs it to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from .._enqueue import Arguments, _execute, _module
+from .._errors import OutboxError
+from .._reader import _atransaction, _transaction
+from .errors import typed
+
+T = TypeVar("T")
+
+
+def is_async(conn: Any) -> bool:
+    """Returns whether a connection has to be awaited."""
+    modules = _module(conn)
+    if "asyncpg" in modules:
+        return True
+    return any(cls.__name__ in _ASYNC for cls in type(conn).__mro__ if cls.__module__.split(".")[0] in ("psycopg", "sqlalchemy"))
+
+
+_ASYNC = {"AsyncConnection", "AsyncCursor", "AsyncSession", "async_scoped_session"}
+
+
+def drive(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine that does not wait for anything."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    finally:
+        work.close()
+    raise TypeError("an async function was called in blocking code; use the async form of this call")
+
+
+def run(conn: Any, work: Coroutine[Any, Any, Any]) -> Any:
+    """Returns the result of the work on a blocking connection, and a coroutine on an async one."""
+    return work if is_async(conn) else drive(work)
+
+
+async def awaited(value: Any) -> Any:
+    """Returns the value of a call, which is blocking or async."""
+    return await value if inspect.isawaitable(value) else value
+
+
+async def sleep(in_asyncio: bool, seconds: float) -> None:
+    """Waits."""
+    if in_asyncio:
+        await asyncio.sleep(seconds)
+    else:
+        time.sleep(seconds)  # noqa: ASYNC251 - this is the blocking case
+
+
+async def work(in_asyncio: bool, blocking: Callable[..., T], *args: Any) -> T:
+    """Runs a function that may wait for the network: in a thread in asyncio."""
+    return await asyncio.to_thread(blocking, *args) if in_asyncio else blocking(*args)
+
+
+@asynccontextmanager
+async def opened(in_asyncio: bool, begin: Callable[[], Any]) -> AsyncIterator[Any]:
+    """A transaction of begin, as Reader.apply begins it."""
+    if in_asyncio:
+        async with _atransaction(begin) as conn:
+            yield conn
+    else:
+        with _transaction(begin) as conn:
+            yield conn
+
+
+async def call(conn: Any, function: str, arguments: Arguments, form: str = "select {}") -> Any:
+    """Calls a function on the connection and returns its only value."""
+    try:
+        return await awaited(_execute(conn, function, arguments, form))
+    except OutboxError as error:
+        made = typed(error)
+        if made is error:
+            raise
+        raise made from error
+
+
+_JSON = "select cast(to_jsonb({}) as text)"
+
+
+async def call_json(conn: Any, function: str, arguments: Arguments) -> Any:
+    """Calls a function and returns its value as JSON has it: a row is a dict."""
+    found = await call(conn, function, arguments, _JSON)
+    return None if found is None else json.loads(found)
+
+
+_ROWS = "select coalesce(cast(json_agg(to_json(r)) as text), '[]') from {} r"
+
+
+async def call_rows(conn: Any, function: str, arguments: Arguments, form: str = _ROWS) -> list[dict[str, Any]]:
+    """Calls a function that returns rows."""
+    return json.loads(await call(conn, function, arguments, form))  # type: ignore[no-any-return]
+
+
+class Backoff:
+    """Pauses between attempts: attempts in all (3), the first pause (0.1 s), its factor (2), the longest pause (5 s). A pause
+    is drawn from its upper half."""
+
+    def __init__(self, attempts: int = 3, first: float = 0.1, factor: float = 2.0, cap: float = 5.0) -> None:
+        if not (1 <= attempts <= 1000 and 0 <= first <= cap <= 3600 and 1 <= factor <= 100):
+            raise ValueError("attempts: 1 to 1000; 0 <= first <= cap <= 3600 seconds; factor: 1 to 100")
+        self.attempts = attempts
+        self._first = first
+        self._factor = factor
+        self._cap = cap
+
+    def pause(self, attempt: int) -> float:
+        """Returns the seconds to wait after this attempt, which is counted from 1."""
+        most = min(self._first * self._factor ** min(attempt - 1, 64), self._cap)
+        return random.uniform(most / 2, most)
