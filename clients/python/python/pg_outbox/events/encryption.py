@@ -9,6 +9,9 @@ Each field is encrypted with a data key, and the data key with a master key that
 subject, `Outbox.revoke_subject_keys` makes all that is about a person unreadable, in every copy of the events.
 """
 
+# An async connection has the methods of a blocking one, so its overload comes first, and the two overlap.
+# pyright: reportOverlappingOverload=false
+
 from __future__ import annotations
 
 import base64
@@ -19,17 +22,18 @@ import threading
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from .. import _core
 from .._errors import NotFoundError, OutboxError
 from .._rows import dumps
-from ._runs import call, call_rows, is_async, work
+from ._runs import call, call_rows, is_async, run, work
 from .errors import EncryptionError, KeyNotFoundError, KeyRevokedError, as_class
 from .providers import KeyProvider
 
 if TYPE_CHECKING:
+    from .._typing import AsyncConnection, SyncConnection
     from .registry import NewEvent
     from .store import RecordedEvent
 
@@ -194,9 +198,16 @@ class FieldEncryption:
     async def _call(self, in_asyncio: bool, function: Callable[[bytes, str], bytes], content: bytes, master: str) -> bytes:
         return await work(in_asyncio and self._provider.waits, function, content, master)
 
-    async def rewrap(self, conn: Any, subject: str, master_key: str) -> int:
+    @overload
+    def rewrap(self, conn: AsyncConnection, subject: str, master_key: str) -> Coroutine[Any, Any, int]: ...
+    @overload
+    def rewrap(self, conn: SyncConnection, subject: str, master_key: str) -> int: ...
+    def rewrap(self, conn: Any, subject: str, master_key: str) -> Any:
         """Wraps the data keys of a subject with another master key, in the transaction of conn, and returns how many. The
         role needs the capability admin."""
+        return run(conn, self._rewrapped(conn, subject, master_key))
+
+    async def _rewrapped(self, conn: Any, subject: str, master_key: str) -> int:
         rows = await call_rows(conn, "subject_keys", [("subject", "text", subject)], _KEYS)
         count = 0
         for row in rows:
