@@ -1,4 +1,4 @@
-//! What the events of Python need of the core crate: encryption of fields, wrapped keys, and chains of upcasters.
+//! The parts of the core crate that the events of Python use: encryption of fields, wrapped keys, and chains of upcasters.
 //!
 //! The fields of one event are one call, with JSON text in and out, so that numbers stay as they were written.
 

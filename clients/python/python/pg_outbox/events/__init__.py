@@ -5,8 +5,10 @@
 State, order, deduplication and positions are the server's. `clients/python/EVENTS.md` builds a small shop.
 """
 
+from . import middleware
 from ._runs import Backoff
 from .aggregates import Aggregate, Repository, applies, save_together
+from .commands import Call, CommandBus
 from .context import EventContext, current, event_context, fixed, new_id, now
 from .encryption import FieldEncryption
 from .errors import (
@@ -34,10 +36,10 @@ from .store import ANY, NO_STREAM, STREAM_EXISTS, Appended, EventStore, Recorded
 from .upcasters import Upcasters
 
 __all__ = [
-    "ANY", "NO_STREAM", "STREAM_EXISTS", "Aggregate", "Appended", "Backoff", "BusClosedError", "CommandError", "CommandFailedError",
+    "ANY", "NO_STREAM", "STREAM_EXISTS", "Aggregate", "Appended", "Backoff", "BusClosedError", "Call", "CommandBus", "CommandError", "CommandFailedError",
     "CommandTimeoutError", "ConcurrencyError", "EncryptionError", "EventContext", "EventRegistry", "EventStore", "FieldEncryption",
     "FieldError", "HandlerNotFoundError", "Json", "KeyNotFoundError", "KeyProvider", "KeyRevokedError", "LocalKeys", "MessagePack",
     "NewEvent", "ProjectionError", "Protobuf", "RecordedEvent", "ReplayedError", "Repository", "SagaError", "SchemaError", "Serializer",
-    "StreamClosedError", "StreamInfo", "Upcasters", "ValidationError", "applies", "current", "event_context", "fixed", "new_id", "now",
+    "StreamClosedError", "StreamInfo", "Upcasters", "ValidationError", "applies", "current", "event_context", "fixed", "middleware", "new_id", "now",
     "save_together",
 ]
