@@ -29,17 +29,19 @@ from .errors import (
     StreamClosedError,
     ValidationError,
 )
+from .projections import ProjectionEngine, ProjectionStatus, RebuildProgress
 from .providers import KeyProvider, LocalKeys
+from .readers import AsyncEvents, Events
 from .registry import EventRegistry, NewEvent
 from .serializers import Json, MessagePack, Protobuf, Serializer
 from .store import ANY, NO_STREAM, STREAM_EXISTS, Appended, EventStore, RecordedEvent, StreamInfo
 from .upcasters import Upcasters
 
 __all__ = [
-    "ANY", "NO_STREAM", "STREAM_EXISTS", "Aggregate", "Appended", "Backoff", "BusClosedError", "Call", "CommandBus", "CommandError", "CommandFailedError",
-    "CommandTimeoutError", "ConcurrencyError", "EncryptionError", "EventContext", "EventRegistry", "EventStore", "FieldEncryption",
+    "ANY", "NO_STREAM", "STREAM_EXISTS", "Aggregate", "Appended", "AsyncEvents", "Backoff", "BusClosedError", "Call", "CommandBus", "CommandError", "CommandFailedError",
+    "CommandTimeoutError", "ConcurrencyError", "EncryptionError", "EventContext", "EventRegistry", "EventStore", "Events", "FieldEncryption",
     "FieldError", "HandlerNotFoundError", "Json", "KeyNotFoundError", "KeyProvider", "KeyRevokedError", "LocalKeys", "MessagePack",
-    "NewEvent", "ProjectionError", "Protobuf", "RecordedEvent", "ReplayedError", "Repository", "SagaError", "SchemaError", "Serializer",
+    "NewEvent", "ProjectionEngine", "ProjectionError", "ProjectionStatus", "Protobuf", "RebuildProgress", "RecordedEvent", "ReplayedError", "Repository", "SagaError", "SchemaError", "Serializer",
     "StreamClosedError", "StreamInfo", "Upcasters", "ValidationError", "applies", "current", "event_context", "fixed", "middleware", "new_id", "now",
     "save_together",
 ]

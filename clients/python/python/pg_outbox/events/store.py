@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 from uuid import UUID
 
+from .. import _core
 from .._enqueue import Arguments, _array
 from .._errors import invalid
 from .._rows import dumps
@@ -37,7 +38,9 @@ from .serializers import Json, Serializer, by_content_type
 from .upcasters import METADATA, Upcasters
 
 if TYPE_CHECKING:
+    from .._client import AsyncOutbox, Outbox
     from .._typing import AsyncConnection, SyncConnection
+    from .readers import AsyncEvents, Events
 
 ANY = -1
 """The expected version of an append that succeeds always."""
@@ -157,7 +160,7 @@ class EventStore:
         self._upcasters = Upcasters() if upcasters is None else upcasters
         self._upcasters.check()
         self._encryption = encryption
-        self._inline: dict[str, tuple[InlineHandler, frozenset[str] | None]] = {}
+        self._inline: dict[str, tuple[InlineHandler, list[_core.Pattern] | None]] = {}
 
     @overload
     def append(
@@ -323,10 +326,10 @@ class EventStore:
 
     def inline(self, name: str, handler: InlineHandler, types: Sequence[str] | None = None) -> None:
         """Adds an inline projection: handler(conn, events) runs in the transaction of each append, after it; its errors refuse
-        the append. types: only events of these types. On a blocking connection the handler is blocking."""
+        the append. types: only events of types that match these patterns. On a blocking connection the handler is blocking."""
         if name in self._inline:
             raise ValueError(f'the store has inline projection "{name}" already')
-        self._inline[name] = handler, None if types is None else frozenset(types)
+        self._inline[name] = handler, None if types is None else [_core.Pattern(pattern) for pattern in types]
 
     def remove_inline(self, name: str) -> bool:
         """Removes an inline projection. Returns False if there is none with this name."""
@@ -336,8 +339,8 @@ class EventStore:
         found = await self._pages(conn, appended.stream, appended.first_version, appended.last_version)
         in_asyncio, lookup = is_async(conn), self.lookup(conn)
         events = [await self.decoded(in_asyncio, lookup, *one) for one in found]
-        for handler, types in list(self._inline.values()):
-            chosen = [event for event in events if types is None or event.type in types]
+        for handler, patterns in list(self._inline.values()):
+            chosen = [event for event in events if patterns is None or any(one.matches(event.type) for one in patterns)]
             if not chosen:
                 continue
             done: Awaitable[Any] | Any = handler(conn, chosen)
@@ -367,3 +370,60 @@ class EventStore:
     def last_position(self, conn: Any) -> Any:
         """Returns the position of the end of the feed; 0: nothing is in it yet."""
         return run(conn, call(conn, "head", []))
+
+    @overload
+    def subscribe_all(
+        self, outbox: AsyncOutbox, after: int = 0, *, categories: Sequence[str] | None = None, types: Sequence[str] | None = None,
+        tenant: str | None = None, filter: Mapping[str, Any] | None = None, buffer: int = 256, poll_interval: float = 0.1,
+        retries: int = 5, retry_interval: float = 1.0,
+    ) -> AsyncEvents: ...
+    @overload
+    def subscribe_all(
+        self, outbox: Outbox, after: int = 0, *, categories: Sequence[str] | None = None, types: Sequence[str] | None = None,
+        tenant: str | None = None, filter: Mapping[str, Any] | None = None, buffer: int = 256, poll_interval: float = 0.1,
+        retries: int = 5, retry_interval: float = 1.0,
+    ) -> Events: ...
+    def subscribe_all(
+        self, outbox: Any, after: int = 0, *, categories: Sequence[str] | None = None, types: Sequence[str] | None = None,
+        tenant: str | None = None, filter: Mapping[str, Any] | None = None, buffer: int = 256, poll_interval: float = 0.1,
+        retries: int = 5, retry_interval: float = 1.0,
+    ) -> Any:
+        """Iterates over all events behind a position, first those that there are, then new ones as they come, without a gap:
+        an async iterator for an AsyncOutbox, else an iterator. `close()` ends it, and `position` is where it stands.
+
+        categories, types (patterns), tenant and filter (as of a subscription) select. buffer: the most events in memory.
+        poll_interval: seconds between looks for new events. retries and retry_interval: for errors that may pass, in a row
+        (5, 1 s). An event that cannot be decoded is raised, and comes again with the next step."""
+        return self._subscribed(outbox, after, (categories, types, tenant, filter), None, buffer, (poll_interval, retries, retry_interval))
+
+    @overload
+    def subscribe_category(self, outbox: AsyncOutbox, category: str, after: int = 0, **options: Any) -> AsyncEvents: ...
+    @overload
+    def subscribe_category(self, outbox: Outbox, category: str, after: int = 0, **options: Any) -> Events: ...
+    def subscribe_category(self, outbox: Any, category: str, after: int = 0, **options: Any) -> Any:
+        """Does the same as subscribe_all(), for the streams of one category. options: those of subscribe_all()."""
+        return self.subscribe_all(outbox, after, categories=[category], **options)
+
+    @overload
+    def subscribe_stream(
+        self, outbox: AsyncOutbox, stream: str, after: int = 0, *, buffer: int = 256, poll_interval: float = 0.1, retries: int = 5,
+        retry_interval: float = 1.0,
+    ) -> AsyncEvents: ...
+    @overload
+    def subscribe_stream(
+        self, outbox: Outbox, stream: str, after: int = 0, *, buffer: int = 256, poll_interval: float = 0.1, retries: int = 5,
+        retry_interval: float = 1.0,
+    ) -> Events: ...
+    def subscribe_stream(
+        self, outbox: Any, stream: str, after: int = 0, *, buffer: int = 256, poll_interval: float = 0.1, retries: int = 5,
+        retry_interval: float = 1.0,
+    ) -> Any:
+        """Does the same as subscribe_all(), for one stream. `after` and `position` are versions of the stream."""
+        return self._subscribed(outbox, after, (None, None, None, None), stream, buffer, (poll_interval, retries, retry_interval))
+
+    def _subscribed(self, outbox: Any, after: int, selected: tuple[Any, ...], stream: str | None, buffer: int, waits: tuple[Any, ...]) -> Any:
+        from .._client import AsyncOutbox
+        from .readers import AsyncEvents, Events, Feed, Selection
+
+        feed = Feed(outbox._core, Selection(*selected), after, buffer, stream)
+        return (AsyncEvents if isinstance(outbox, AsyncOutbox) else Events)(self, feed, *waits)
