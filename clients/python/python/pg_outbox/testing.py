@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ._typing import AsyncConnection, SyncConnection
-    from .events.testing import any_of, fixed, given, recorded_event, recorded_events, with_metadata
+    from .events.testing import any_of, fixed, given, given_saga, recorded_event, recorded_events, with_metadata
 
 __all__ = [
     "Arrival", "Enqueued", "Expected", "Receiver", "any_of", "assert_enqueued", "assert_not_enqueued", "contains", "enqueued", "fixed",
-    "given", "recorded_event", "recorded_events", "with_metadata",
+    "given", "given_saga", "recorded_event", "recorded_events", "with_metadata",
 ]
 
 

@@ -18,13 +18,15 @@ from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 from .._rows import dumps
+from ..testing import contains
 from ._runs import drive
 from .aggregates import Aggregate
 from .context import fixed
 from .registry import EventRegistry, NewEvent
+from .sagas import Saga, Sent
 from .store import RecordedEvent
 
-__all__ = ["AT", "Matcher", "Outcome", "any_of", "fixed", "given", "recorded_event", "recorded_events", "with_metadata"]
+__all__ = ["AT", "Matcher", "Outcome", "any_of", "fixed", "given", "given_saga", "recorded_event", "recorded_events", "with_metadata"]
 
 A = TypeVar("A", bound=Aggregate)
 AT = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
@@ -194,3 +196,112 @@ def recorded_events(
     return [
         recorded_event(event, stream=stream, version=n, position=n, registry=registry, metadata=metadata) for n, event in enumerate(events, 1)
     ]
+
+
+class SagaOutcome:
+    """The result of when() of a saga. saga: after the event. sent: the messages, events, commands and time-outs that it
+    sends. error: what its handler has raised."""
+
+    def __init__(self, saga: Saga, error: Exception | None) -> None:
+        self.saga = saga
+        self.sent = list(saga.sent)
+        self.error = error
+
+    def then_sent(self, *expected: Any) -> SagaOutcome:
+        """Asserts that the saga sends these, in order, and nothing else but time-outs: (topic, payload) for a message whose
+        payload contains this one, an instance, NewEvent or matcher for an event, and an instance for a command. An error is
+        raised as it is."""
+        if self.error is not None:
+            raise self.error
+        found: list[Any] = []
+        for one in self.sent:
+            if one.kind == "events":
+                found += one.content
+            elif one.kind != "timeout":
+                found.append(one)
+        shown = ", ".join(f"({one.target!r}, {one.content!r})" if isinstance(one, Sent) else repr(one) for one in found) or "nothing"
+        for place, (one, wanted) in enumerate(zip(found, expected, strict=False), 1):
+            if isinstance(one, Sent) and one.kind == "message":
+                fits = isinstance(wanted, tuple) and wanted[0] == one.target and contains(_plain(one.content), _plain(wanted[1]))
+            else:
+                fits = problem(one.content if isinstance(one, Sent) else one, wanted) is None
+            if not fits:
+                raise AssertionError(f"{place} is not {wanted!r}; the saga sends: {shown}")
+        if len(found) != len(expected):
+            raise AssertionError(f"{len(expected)} were expected; the saga sends: {shown}")
+        return self
+
+    def then_nothing(self) -> SagaOutcome:
+        """Asserts that the saga sends nothing but time-outs."""
+        return self.then_sent()
+
+    def then_timeout(self, name: str, at: dt.datetime | None = None) -> SagaOutcome:
+        """Asserts that the saga sets a time-out, at a time; the clock stands at AT."""
+        found = [one.options["deliver_at"] for one in self.sent if one.kind == "timeout" and one.target == name]
+        if not found or (at is not None and found[-1] != at):
+            raise AssertionError(f"time-out {name} is set for {found[-1] if found else 'no time'}")
+        return self
+
+    def then_status(self, status: str, **steps: str) -> SagaOutcome:
+        """Asserts that the saga, and these of its steps, have a status."""
+        if self.saga.status != status:
+            raise AssertionError(f"the saga is {self.saga.status}, not {status}")
+        for name, wanted in steps.items():
+            if self.saga.progress.get(name) != wanted:
+                raise AssertionError(f"step {name} is {self.saga.progress.get(name)}, not {wanted}")
+        return self
+
+    def then_error(self, error: type[Exception], match: str | None = None) -> SagaOutcome:
+        """Asserts that the handler has raised an error of this class, whose text contains a regular expression."""
+        if self.error is None:
+            raise AssertionError(f"{error.__qualname__} was expected")
+        if not isinstance(self.error, error) or (match is not None and not re.search(match, str(self.error))):
+            raise self.error
+        return self
+
+
+class GivenSaga:
+    """A saga with a history."""
+
+    def __init__(self, saga: Saga, count: int) -> None:
+        self._saga = saga
+        self._count = count
+
+    def when(self, event: Any) -> SagaOutcome:
+        """Lets the saga handle an event: the data of it, a NewEvent, or a RecordedEvent."""
+        return self._decided(lambda: _handle(self._saga, event, self._count + 1))
+
+    def when_timeout(self, name: str) -> SagaOutcome:
+        """Lets a time-out pass."""
+        return self._decided(getattr(self._saga, self._saga._timeouts[name]))
+
+    def _decided(self, decide: Callable[[], Any]) -> SagaOutcome:
+        error = None
+        with fixed(AT):
+            try:
+                decide()
+            except Exception as raised:  # noqa: BLE001 - then_error() compares it, and then_sent() raises it
+                error = raised
+        return SagaOutcome(self._saga, error)
+
+
+def given_saga(saga: type[Saga], *events: Any, correlation_id: str = "1") -> GivenSaga:
+    """Returns a saga that has handled these events: data, NewEvents, or RecordedEvents."""
+    made = saga()
+    made.saga_id = made.correlation_id = correlation_id
+    with fixed(AT):
+        for number, event in enumerate(events, 1):
+            _handle(made, event, number)
+    made.sent = []
+    return GivenSaga(made, len(events))
+
+
+def _handle(saga: Saga, event: Any, number: int) -> None:
+    recorded = event if isinstance(event, RecordedEvent) else recorded_event(event, stream=f"test-{saga.correlation_id}", version=number)
+    if not saga.handle(recorded):
+        raise AssertionError(f"saga {saga.name} has no handler of {event!r}")
+    saga.version += 1
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(dumps(value))
