@@ -52,6 +52,7 @@ class Engine(_Stoppable, Protocol):
 
     def arun(self) -> Coroutine[Any, Any, None]:
         """Runs it."""
+        ...
 
 
 class Subscription:

@@ -295,6 +295,7 @@ def _key(call: Call, key: str | Callable[[Any], str | None] | None, content: str
 async def _savepoint(call: Call) -> AsyncIterator[None]:
     """A savepoint, as the driver makes it."""
     conn = getattr(call.conn, "connection", call.conn) if hasattr(call.conn, "fetchone") else call.conn
+    manager: Any
     if hasattr(conn, "begin_nested"):
         manager = conn.begin_nested()
     elif hasattr(conn, "transaction"):

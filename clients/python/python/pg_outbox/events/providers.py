@@ -22,8 +22,10 @@ class KeyProvider(Protocol):
     def waits(self) -> bool: ...
     def wrap(self, data_key: bytes, master_key: str) -> bytes:
         """Encrypts a data key of 32 bytes. Raises KeyNotFoundError and EncryptionError."""
+        ...
     def unwrap(self, wrapped: bytes, master_key: str) -> bytes:
         """Decrypts a data key. Raises KeyNotFoundError and EncryptionError."""
+        ...
 
 
 class LocalKeys:

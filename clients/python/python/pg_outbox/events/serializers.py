@@ -23,12 +23,16 @@ class Serializer(Protocol):
     def is_text(self) -> bool: ...
     def pack(self, text: str) -> bytes:
         """Returns JSON text as bytes."""
+        ...
     def unpack(self, body: bytes) -> str:
         """Returns bytes as JSON text."""
+        ...
     def dump(self, data: Any) -> bytes:
         """Returns data without a form in JSON as bytes."""
+        ...
     def load(self, body: bytes, into: Any) -> Any:
         """Returns bytes as data without a form in JSON."""
+        ...
 
 
 class Json:
