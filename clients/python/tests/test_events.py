@@ -186,10 +186,9 @@ async def test_what_would_commit_elsewhere_is_refused(dsn):
     engine, aengine = sa.create_engine(dsn), create_async_engine(dsn.replace("postgresql://", "postgresql+asyncpg://"))
     async with asyncpg.create_pool(dsn, min_size=1, max_size=1) as pool:
         for wrong in (pool, engine, aengine, sessionmaker(engine), async_sessionmaker(aengine), pg_outbox.Outbox(dsn), object(), None):
-            for call in (lambda conn: store.append(conn, "a-1", NEW), lambda conn: store.load(conn, "a-1")):
+            for call in (lambda conn: store.append(conn, "a-1", NEW), lambda conn: store.load(conn, "a-1"), lambda conn: orders.load(conn, "1")):
                 with pytest.raises(pg_outbox.InvalidError):
-                    result = call(wrong)
-                    await result
+                    call(wrong)
     with psycopg_pool.ConnectionPool(dsn, min_size=1) as sync_pool, pytest.raises(pg_outbox.InvalidError, match="ConnectionPool"):
         store.append(sync_pool, "a-1", NEW)
     await aengine.dispose()

@@ -22,6 +22,7 @@ from .errors import (
     HandlerNotFoundError,
     KeyNotFoundError,
     KeyRevokedError,
+    KeyUnavailableError,
     ProjectionError,
     ReplayedError,
     SagaError,
@@ -30,7 +31,7 @@ from .errors import (
     ValidationError,
 )
 from .projections import ProjectionEngine, ProjectionStatus, RebuildProgress
-from .providers import KeyProvider, LocalKeys
+from .providers import KeyProvider, KmsKeys, LocalKeys, VaultKeys
 from .readers import AsyncEvents, Events
 from .registry import EventRegistry, NewEvent
 from .sagas import Saga, SagaManager, compensates, on, on_timeout
@@ -65,6 +66,8 @@ __all__ = [
     "KeyNotFoundError",
     "KeyProvider",
     "KeyRevokedError",
+    "KeyUnavailableError",
+    "KmsKeys",
     "LocalKeys",
     "MessagePack",
     "NewEvent",
@@ -85,6 +88,7 @@ __all__ = [
     "StreamInfo",
     "Upcasters",
     "ValidationError",
+    "VaultKeys",
     "applies",
     "compensates",
     "current",

@@ -7,15 +7,17 @@ a coroutine never waits, and `drive` runs it to its end.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import json
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from .._enqueue import Arguments, _execute, _module
+from .._enqueue import Arguments, _execute, _module, _refused, _unfit
 from .._errors import OutboxError
 from .._reader import _atransaction, _transaction
 from .errors import typed
@@ -46,7 +48,11 @@ def drive(work: Coroutine[Any, Any, T]) -> T:
 
 
 def run(conn: Any, work: Coroutine[Any, Any, Any]) -> Any:
-    """Returns the result of the work on a blocking connection, and a coroutine on an async one."""
+    """Returns the result of the work on a blocking connection, and a coroutine on an async one. A pool or an engine is refused
+    at once."""
+    if hint := _refused(conn):
+        work.close()
+        raise _unfit(conn, hint)
     return work if is_async(conn) else drive(work)
 
 
@@ -66,6 +72,16 @@ async def sleep(in_asyncio: bool, seconds: float) -> None:
 async def work(in_asyncio: bool, blocking: Callable[..., T], *args: Any) -> T:
     """Runs a function that may wait for the network: in a thread in asyncio."""
     return await asyncio.to_thread(blocking, *args) if in_asyncio else blocking(*args)
+
+
+async def in_thread(function: Callable[..., T], *args: Any) -> T:
+    """Runs a function in a thread of its own: one that runs for long would keep a thread of asyncio's few."""
+    threads = ThreadPoolExecutor(1, "outbox-events")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(threads, contextvars.copy_context().run, function, *args)
+    finally:
+        # A task that is cancelled does not wait for the thread in the event loop.
+        threads.shutdown(wait=False)
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from .._errors import ConflictError, InvalidError, NotFoundError, OutboxError
+from .._errors import ConflictError, InvalidError, NotFoundError, OutboxError, RetryError
 
 
 class ConcurrencyError(ConflictError):
@@ -48,6 +48,12 @@ class KeyNotFoundError(EncryptionError, NotFoundError):
 
 class KeyRevokedError(EncryptionError):
     """The data key was revoked. Data that was encrypted with it cannot be read any more."""
+
+
+class KeyUnavailableError(EncryptionError, RetryError):
+    """The provider of master keys does not answer. The same call may succeed later."""
+
+    kind = "retry"
 
 
 class SagaError(OutboxError):

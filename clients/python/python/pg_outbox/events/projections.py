@@ -31,7 +31,7 @@ from .._client import AsyncOutbox, Outbox
 from .._errors import OutboxError
 from .._rows import dumps
 from .._signals import graceful
-from ._runs import awaited, call, drive, is_async, opened
+from ._runs import awaited, call, drive, in_thread, is_async, opened
 from .errors import ProjectionError
 from .readers import AsyncEventReader, AsyncEvents, EventReader, Feed, Item, Selection
 from .store import EventStore, RecordedEvent
@@ -198,12 +198,12 @@ class ProjectionEngine:
         elif name in self._lives:
             live = self._lives.pop(name)
             if live.events is not None:
-                live.events.close()
+                self._later(live.events.close)
         else:
             found = self._found(name)
             del self._projections[name]
-            found.stop()
-            found.changed.set()
+            self._later(found.stop)
+            self._later(found.changed.set)
 
     def _found(self, name: str) -> _Projection:
         if name not in self._projections:
@@ -317,10 +317,12 @@ class ProjectionEngine:
         def project_blocking(conn: Any, items: Any) -> None:
             drive(project(conn, items))
 
-        return asyncio.to_thread(blocking.apply, one.begin, project_blocking, until_end=until_end)
+        return in_thread(lambda: blocking.apply(one.begin, project_blocking, until_end=until_end))
 
     async def _run_live(self, live: _Live) -> None:
         head = json.loads(await wait_async(lambda f: self._core.call(f, "head", "{}", [])))[0]
+        if self._stopping is None or self._stopping.is_set() or self._lives.get(live.name) is not live:
+            return
         live.events = AsyncEvents(self._store, Feed(self._core, live.selection, head, _LONGEST), self._poll_interval, 1_000_000, 1.0)
         async for event in live.events:
             begun = time.monotonic()
@@ -415,10 +417,11 @@ class ProjectionEngine:
         reporting: asyncio.Task[None] | None = None
         try:
             async with opened(one.in_asyncio, one.begin) as conn:
-                await awaited(clear(conn))
+                # The cursor is first, as it is where events are applied, so that the two are no deadlock.
                 await call(conn, "cursor_reset", [
                     ("consumer", "text", one.consumer), ("position", "bigint", str(from_position)), ("reason", "text", "rebuild"),
                 ], "select cast({} as text)")
+                await awaited(clear(conn))
             await wait_async(lambda f: self._core.call(f, "tick", "{}", []))
             begun, end = time.monotonic(), json.loads(await wait_async(lambda f: self._core.call(f, "head", "{}", [])))[0]
 

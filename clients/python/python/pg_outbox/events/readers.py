@@ -271,10 +271,18 @@ class EventReader(Reader):
 
     def __init__(self, core: _core.Core, consumer: str, selection: Selection, batch: int, poll_interval: float) -> None:
         self._cursor = _Cursor(core, consumer, selection, batch, poll_interval)
+        self._ended = False
         super().__init__(_source(self._cursor, batch))
+
+    def stop(self) -> None:
+        # apply() may begin later, in its thread.
+        self._ended = True
+        super().stop()
 
     def rewind(self) -> None:
         self._cursor.stale = True
+        if self._ended:
+            self._stopped.set()
 
     def advance_in(self, conn: Any, messages: Any) -> Any:
         return advance_on(conn, messages[-1].position, str(messages[-1].event.message_id), self._cursor.place())

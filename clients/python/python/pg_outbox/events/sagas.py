@@ -274,6 +274,7 @@ class SagaManager:
         self._in_asyncio = not isinstance(outbox, Outbox)
         self._sagas: dict[str, type[Saga]] = {}
         self._stop: Callable[[], None] | None = None
+        self._stopped = False
         self.engine = ProjectionEngine(store, outbox, poll_interval=poll_interval)
 
     def register(self, saga: type[Saga], *, categories: Sequence[str] | None = None) -> type[Saga]:
@@ -304,6 +305,7 @@ class SagaManager:
 
     async def arun(self) -> None:
         """Does the same as run() in the event loop that is running."""
+        self._stopped = False
         workers = []
         if any(saga._timeouts for saga in self._sagas.values()):
             outbox: Any = self._outbox if isinstance(self._outbox, (Outbox, AsyncOutbox)) else self._outbox.outbox
@@ -318,10 +320,16 @@ class SagaManager:
             for worker, _ in workers:
                 worker.stop()
 
+        if self._stopped:
+            return
         self._stop = stop
         tasks = [asyncio.ensure_future(worker.arun(handler)) for worker, handler in workers]
         tasks.append(asyncio.ensure_future(self.engine.arun()))
         try:
+            # The tasks begin, so that they can be stopped.
+            await asyncio.sleep(0)
+            if self._stopped:
+                stop()
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop()
@@ -333,6 +341,7 @@ class SagaManager:
 
     def stop(self) -> None:
         """Ends the manager after the events that it works on. May be called from any thread."""
+        self._stopped = True
         if self._stop is not None:
             self._stop()
 
