@@ -325,6 +325,12 @@ def test_an_inline_projection_is_in_the_transaction(dsn):
     def refuse(conn, events):
         raise Refuse
 
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        with pytest.raises(pg_outbox.InvalidError, match="needs a transaction"):
+            inline.append(conn, "order-1", NEW)
+        with conn.transaction(), contextlib.suppress(Refuse):
+            assert inline.append(conn, "order-2", NEW).last_version == 2
+        seen.clear()
     with psycopg.connect(dsn) as conn:
         inline.append(conn, "order-1", NEW)
         ((where, events),) = seen

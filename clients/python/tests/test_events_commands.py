@@ -294,6 +294,11 @@ def test_a_command_is_processed_once(dsn):
     field.dispatch(Pay(order="5"))
     field.dispatch(Pay(order="5"))
     assert len(count) == 2
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        with pytest.raises(pg_outbox.InvalidError, match="needs a transaction"):
+            made.dispatch(Place("9"), conn)
+        with conn.transaction():
+            made.dispatch(Place("9"), conn)
     with pytest.raises(pg_outbox.InvalidError, match="transaction"):
         nowhere = CommandBus()
         nowhere.use(middleware.idempotency())
@@ -363,6 +368,31 @@ async def test_errors_can_be_stored(dsn, driver):
         with pytest.raises(ConcurrencyError):
             await made.adispatch(Pay(order="1")) if is_async else made.dispatch(Pay(order="1"))
     engine.dispose()
+
+
+def test_autocommit_of_django_and_asyncpg_is_seen(dsn):
+    made = CommandBus()
+    made.use(middleware.idempotency())
+    made.register(Place, lambda conn, command: None)
+    atomic = django(dsn)
+    from django.db import connections
+
+    conn = connections["commands"]
+    with pytest.raises(pg_outbox.InvalidError, match="needs a transaction"):
+        made.dispatch(Place("1"), conn)
+    with atomic:
+        made.dispatch(Place("1"), conn)
+    conn.close()
+
+    async def run():
+        conn = await asyncpg.connect(dsn)
+        with pytest.raises(pg_outbox.InvalidError, match="needs a transaction"):
+            await made.adispatch(Place("2"), conn)
+        async with conn.transaction():
+            await made.adispatch(Place("2"), conn)
+        await conn.close()
+
+    asyncio.run(run())
 
 
 def django(dsn):

@@ -14,6 +14,7 @@ import pydantic
 import pytest
 from pg_outbox import _core
 from pg_outbox.events import (
+    Aggregate,
     EncryptionError,
     EventRegistry,
     EventStore,
@@ -24,6 +25,7 @@ from pg_outbox.events import (
     MessagePack,
     NewEvent,
     Protobuf,
+    Repository,
     SchemaError,
     Upcasters,
 )
@@ -173,6 +175,27 @@ def test_a_key_per_subject_is_made_once_and_not_lost_by_a_rollback(dsn):
         assert [event.data for event in per_subject().load(conn, "customer-2")] == [named(), named(2)]
 
 
+def test_sessions_that_make_a_key_at_the_same_time(dsn):
+    import threading
+
+    barrier = threading.Barrier(4)
+
+    def write(i):
+        with psycopg.connect(dsn) as conn:
+            barrier.wait(60)
+            per_subject().append(conn, f"customer-{i}", [named()])
+
+    threads = [threading.Thread(target=write, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    with psycopg.connect(dsn) as conn:
+        assert [per_subject().load(conn, f"customer-{i}")[0].data for i in range(4)] == [named()] * 4
+        conn.execute("select outbox.revoke_subject_keys('c1', reason => 'asked for')")
+        assert all(per_subject().load(conn, f"customer-{i}")[0].redacted for i in range(4))
+
+
 def test_a_revoked_key_redacts_its_events(dsn):
     store = per_subject()
     with psycopg.connect(dsn, autocommit=True) as conn:
@@ -273,6 +296,9 @@ def test_other_serializers(dsn):
 
 
 def test_settings_are_checked():
+    with pytest.raises(ValueError, match="snapshots"):
+        Repository(encrypted(), Aggregate, snapshot_every=1)
+    Repository(encrypted(), Aggregate, snapshot_every=1, plain_snapshots=True)
     for options in ({"per": "other"}, {"per": "subject"}, {"subject": lambda event: "x"}, {"cache_size": 0}, {"cache_seconds": -1}):
         with pytest.raises(ValueError):
             encrypted(**options)

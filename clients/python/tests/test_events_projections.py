@@ -20,6 +20,7 @@ from pg_outbox.events import (
     FieldEncryption,
     KeyRevokedError,
     LocalKeys,
+    MessagePack,
     NewEvent,
     ProjectionEngine,
     ProjectionError,
@@ -381,3 +382,62 @@ def test_encrypted_events_in_projections(table):
     events = secret.subscribe_all(pg_outbox.Outbox(table))
     assert [(event.data["name"], event.redacted) for event in itertools.islice(events, 2)] == [("Ada", False), (None, True)]
     assert issubclass(KeyRevokedError, pg_outbox.OutboxError)
+
+
+def test_bytes_in_subscriptions_and_projections(table):
+    pytest.importorskip("msgpack")
+    packed, seen = EventStore(serializer=MessagePack()), []
+    append(table, [{"a": [1, "ä"]}], store=packed)
+    append(table, [None])
+    with psycopg.connect(table) as conn:
+        conn.execute(r"select outbox.append_bytes('n-2', '{other}', array['\x00ff'::bytea])")
+        conn.execute("select outbox.erase(outbox.enqueue('x', '1'), reason => 'x')")
+    events = packed.subscribe_all(pg_outbox.Outbox(table))
+    assert [next(events).data for _ in range(3)] == [{"a": [1, "ä"]}, None, b"\x00\xff"]
+    made = ProjectionEngine(packed, pg_outbox.Outbox(table))
+    made.register("all", lambda conn, events: seen.extend(event.data for event in events), lambda: psycopg.connect(table))
+    assert made.drain("all") == 3 and seen == [{"a": [1, "ä"]}, None, b"\x00\xff"]
+
+
+def test_more_blocking_projections_than_asyncio_has_threads(table):
+    made = engine(table)
+    for i in range(12):
+        made.register(f"p{i}", insert, lambda: psycopg.connect(table))
+    append(table, [1])
+    with Running(made):
+        until("all have applied it", lambda: rows(table) == [1] * 12)
+
+
+def test_an_engine_that_is_stopped_at_once_ends(table):
+    for _ in range(5):
+        made = engine(table)
+        made.register("p", insert, lambda: psycopg.connect(table))
+        made.live("live")(lambda event: None)
+        with Running(made):
+            pass
+
+
+def test_connections_that_are_killed_lose_and_repeat_nothing(table):
+    made, ended = engine(table), threading.Event()
+    made.register("totals", insert, lambda: psycopg.connect(table), batch=5)
+
+    def kill():
+        while not ended.wait(0.15):
+            with psycopg.connect(table, autocommit=True) as conn:
+                conn.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()"
+                    " and pid <> pg_backend_pid() and backend_type = 'client backend' and application_name <> 'writer'"
+                )
+
+    killer = threading.Thread(target=kill)
+    with Running(made):
+        killer.start()
+        with psycopg.connect(table, application_name="writer") as conn:
+            for start in range(0, 300, 10):
+                store.append(conn, "n-1", [NewEvent("n.added", i) for i in range(start, start + 10)])
+                conn.commit()
+                time.sleep(0.05)
+        ended.set()
+        killer.join()
+        until("all are applied", lambda: len(rows(table)) >= 300)
+    assert rows(table) == list(range(300))

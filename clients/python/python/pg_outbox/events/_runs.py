@@ -18,8 +18,8 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from .._enqueue import Arguments, _execute, _module, _refused, _unfit
-from .._errors import OutboxError
-from .._reader import _atransaction, _transaction
+from .._errors import OutboxError, invalid
+from .._reader import _atransaction, _begins, _transaction
 from .errors import typed
 
 T = TypeVar("T")
@@ -93,6 +93,20 @@ async def opened(in_asyncio: bool, begin: Callable[[], Any]) -> AsyncIterator[An
     else:
         with _transaction(begin) as conn:
             yield conn
+
+
+def check_transaction(conn: Any, what: str) -> None:
+    """Raises InvalidError for a connection that commits each statement by itself, where several belong together."""
+    plain = getattr(conn, "connection", conn) if hasattr(conn, "fetchone") else conn
+    alone = _begins(plain)
+    if hasattr(plain, "in_atomic_block"):
+        # Django
+        alone = not plain.in_atomic_block and plain.get_autocommit()
+    elif alone and hasattr(plain, "pgconn"):
+        # In a transaction() block, psycopg keeps autocommit.
+        alone = plain.info.transaction_status == 0
+    if alone:
+        raise invalid(f"{what} needs a transaction", hint="Begin one on the connection: with conn.transaction(): ...")
 
 
 async def call(conn: Any, function: str, arguments: Arguments, form: str = "select {}") -> Any:

@@ -123,14 +123,17 @@ class Repository(Generic[A]):
     snapshot_every: stores a snapshot when a save passes a multiple of so many events; None: never. schema_version: the form
     of the snapshots; another form gets another number, and old snapshots are not used any more. retry: pauses and attempts
     of execute() when another transaction was first (3 attempts, 0.1 s, factor 2, at most 5 s, with jitter).
+    plain_snapshots: snapshots are not encrypted, so with a store that encrypts fields they have to be asked for.
     """
 
     def __init__(
         self, store: EventStore, aggregate: type[A], *, snapshot_every: int | None = None, schema_version: int = 1,
-        retry: Backoff | None = None,
+        retry: Backoff | None = None, plain_snapshots: bool = False,
     ) -> None:
         if snapshot_every is not None and snapshot_every < 1:
             raise ValueError("snapshot_every is from 1 on")
+        if snapshot_every is not None and store.encrypts and not plain_snapshots:
+            raise ValueError("snapshots would repeat encrypted fields as they are; if the state has none of them, pass plain_snapshots=True")
         self.store = store
         self._class = aggregate
         self._every = snapshot_every

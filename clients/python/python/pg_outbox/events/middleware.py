@@ -15,7 +15,7 @@ from typing import Any
 
 from .._errors import OutboxError, RetryError, from_driver, invalid
 from .._rows import dumps
-from ._runs import Backoff, awaited, call_json, drive, sleep
+from ._runs import Backoff, awaited, call_json, check_transaction, drive, sleep
 from ._runs import call as call_function
 from .aggregates import _AGAIN
 from .commands import Call, Middleware, Next, late, type_of
@@ -240,6 +240,7 @@ def idempotency(
             return await _rest(call_next, call)
         if call.conn is None:
             raise invalid("idempotency needs a transaction", hint="CommandBus(begin), or dispatch(command, conn).")
+        check_transaction(call.conn, "idempotency")
         content = dumps(call.command)
         name = _key(call, key, content)
         lifetime = None if ttl is None else f"{ttl.total_seconds()} s"

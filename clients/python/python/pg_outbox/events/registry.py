@@ -27,11 +27,11 @@ C = TypeVar("C", bound=type[Any])
 
 @dataclass(frozen=True)
 class NewEvent:
-    """An event to append: its type, its data (any value that can be JSON), an id, and metadata of its own. It is for types
+    """An event to append: its type, its data (any value that can be JSON; {}), an id, and metadata of its own. It is for types
     without a class, and for events that need an id or metadata; otherwise an instance of a registered class is enough."""
 
     type: str
-    data: Any = None
+    data: Any = field(default_factory=dict)
     event_id: UUID = field(default_factory=new_id)
     metadata: Mapping[str, Any] = field(default_factory=dict)
 

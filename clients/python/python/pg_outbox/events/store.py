@@ -29,7 +29,7 @@ from .. import _core
 from .._enqueue import Arguments, _array
 from .._errors import invalid
 from .._rows import dumps
-from ._runs import awaited, call, call_json, call_rows, is_async, run
+from ._runs import awaited, call, call_json, call_rows, check_transaction, is_async, run
 from .context import clock_time, current
 from .encryption import KEY, FieldEncryption, Lookup, as_encryption_error, without_fields
 from .errors import EncryptionError, KeyRevokedError, schema_error
@@ -162,6 +162,11 @@ class EventStore:
         self._encryption = encryption
         self._inline: dict[str, tuple[InlineHandler, list[_core.Pattern] | None]] = {}
 
+    @property
+    def encrypts(self) -> bool:
+        """Whether fields of some events are encrypted."""
+        return self._encryption is not None
+
     @overload
     def append(
         self, conn: AsyncConnection, stream: str, events: Sequence[Any], expected_version: int = ANY, *,
@@ -194,6 +199,8 @@ class EventStore:
         headers: Mapping[str, str] | None = None, publisher: str | None = None, occurred_at: dt.datetime | None = None,
     ) -> Appended:
         """Does the same as append(), to be awaited on any connection."""
+        if self._inline:
+            check_transaction(conn, "an append with inline projections")
         made = [self.registry.new(event) for event in events]
         context = current()
         common = {**context.entries(), **(metadata or {})}
