@@ -212,6 +212,40 @@ def test_retry_begins_a_new_transaction(dsn):
     assert len(attempts) == 3
 
 
+def test_an_error_of_the_program_is_not_tried_again(dsn):
+    made, calls = bus(dsn, middleware.retry(Backoff(3, 0.01))), []
+
+    @made.handler(Pay)
+    def pay(conn, command):
+        calls.append(1)
+        try:
+            with conn.transaction():
+                store.append(conn, "order-1", [NewEvent("a")], 7)
+        except ConcurrencyError:
+            raise KeyError("too late") from None
+
+    with pytest.raises(KeyError):
+        made.dispatch(Pay(order="1"))
+    assert len(calls) == 1
+
+
+def test_stored_errors_in_a_transaction_of_the_caller(dsn):
+    made = CommandBus()
+    made.use(middleware.idempotency(store_errors=True))
+    made.register(Place, lambda conn, command: 1 / 0)
+    with psycopg.connect(dsn) as conn:
+        with pytest.raises(ZeroDivisionError):
+            made.dispatch(Place("1"), conn)
+        conn.commit()
+        with pytest.raises(ReplayedError):
+            made.dispatch(Place("1"), conn)
+    late = CommandBus()
+    late.use(middleware.timeout(0.05))
+    late.register(Place, lambda conn, command: time.sleep(0.1))
+    with psycopg.connect(dsn) as conn, pytest.raises(CommandTimeoutError):
+        late.dispatch(Place("1"), conn)
+
+
 def test_time_outs(dsn):
     made = bus(dsn, middleware.timeout(0.3))
 

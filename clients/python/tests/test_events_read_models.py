@@ -84,7 +84,7 @@ async def scenario(conn, model):
         with pytest.raises(pg_outbox.NotFoundError):
             await got(call())
     for call in (
-        lambda: model.find(conn, where=[("nam", "=", 1)]), lambda: model.find(conn, where=[("name", "~", 1)]), lambda: model.find(conn, order=["nope"]),
+        lambda: model.find(conn, where=[("nope", "=", 1)]), lambda: model.find(conn, where=[("name", "~", 1)]), lambda: model.find(conn, order=["nope"]),
         lambda: model.find(conn, limit=0), lambda: model.find(conn, limit=10**6), lambda: model.find(conn, where=[("amount", "between", 1)]),
         lambda: model.find(conn, where=[("name",)]), lambda: model.delete_many(conn, where=[]), lambda: model.insert(conn, 5), lambda: model.update(conn, 1, nope=1),
     ):

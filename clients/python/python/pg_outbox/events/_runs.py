@@ -78,7 +78,8 @@ async def in_thread(function: Callable[..., T], *args: Any) -> T:
     """Runs a function in a thread of its own: one that runs for long would keep a thread of asyncio's few."""
     threads = ThreadPoolExecutor(1, "outbox-events")
     try:
-        return await asyncio.get_running_loop().run_in_executor(threads, contextvars.copy_context().run, function, *args)
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(threads, lambda: context.run(function, *args))
     finally:
         # A task that is cancelled does not wait for the thread in the event loop.
         threads.shutdown(wait=False)
@@ -118,6 +119,21 @@ async def call(conn: Any, function: str, arguments: Arguments, form: str = "sele
         if made is error:
             raise
         raise made from error
+
+
+def sqlstate(error: BaseException | None) -> str | None:
+    """Returns the SQLSTATE of an error of this package or of a driver. An error of the program has none, also where it was
+    raised because of one."""
+    if isinstance(error, OutboxError):
+        return error.code
+    wrapped = getattr(error, "orig", None)
+    if error is not None and type(error).__module__.startswith("django.db"):
+        wrapped = error.__cause__
+    for one in (error, wrapped, getattr(wrapped, "__cause__", None)):
+        found = getattr(one, "sqlstate", None) or getattr(one, "pgcode", None)
+        if isinstance(found, str) and len(found) == 5:
+            return found
+    return None
 
 
 _JSON = "select cast(to_jsonb({}) as text)"

@@ -29,10 +29,9 @@ import typing
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
-from .._errors import OutboxError, from_driver
 from .._payload import decode
 from .._rows import dumps
-from ._runs import Backoff, awaited, call, call_json, drive, opened, run, sleep
+from ._runs import Backoff, awaited, call, call_json, drive, opened, run, sleep, sqlstate
 from .registry import NewEvent
 from .store import Appended, EventStore, RecordedEvent
 
@@ -43,7 +42,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 A = TypeVar("A", bound="Aggregate")
 R = TypeVar("R")
 
-_AGAIN = ("OB013", "40001", "40P01")
+AGAIN = ("OB013", "40001", "40P01")
+"""Conflict, serialization failure, deadlock: the answer is a new transaction."""
 
 
 def applies(*events: type[Any] | str) -> Callable[[F], F]:
@@ -267,12 +267,7 @@ async def again(in_asyncio: bool, retry: Backoff, attempt: Callable[[], Coroutin
             return await attempt()
         except Exception as error:
             # A serialization failure may also be that of a statement of the program, or of the commit.
-            if count == retry.attempts or _state(error) not in _AGAIN:
+            if count == retry.attempts or sqlstate(error) not in AGAIN:
                 raise
         await sleep(in_asyncio, retry.pause(count))
     raise AssertionError("there is at least one attempt")
-
-
-def _state(error: Exception) -> str | None:
-    known = error if isinstance(error, OutboxError) else from_driver(error)
-    return None if known is None else known.code

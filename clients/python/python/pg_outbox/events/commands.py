@@ -34,7 +34,7 @@ class Call:
     """A command on its way to its handler.
 
     type: the name of the command. conn: the transaction that it runs in; None before it begins. replayed: the command was
-    processed before, and its stored result is returned. values: for middleware.
+    processed before, and its stored result is returned. joined: the transaction is the caller's. values: for middleware.
     """
 
     command: Any
@@ -42,6 +42,7 @@ class Call:
     in_asyncio: bool
     conn: Any = None
     replayed: bool = False
+    joined: bool = False
     values: dict[str, Any] = field(default_factory=dict)
     deadline: float | None = None
     failure: BaseException | None = None
@@ -117,7 +118,7 @@ class CommandBus:
             raise BusClosedError("the command bus is closed", code="OB004", name="invalid_transition")
         if command is None:
             raise HandlerNotFoundError("there is no command", code="22023", name="invalid_parameter")
-        return await self._from(0, Call(command, type_of(command), in_asyncio, conn))
+        return await self._from(0, Call(command, type_of(command), in_asyncio, conn, joined=conn is not None))
 
     async def _from(self, place: int, call: Call) -> Any:
         """Runs the middleware from a place on, and the handler."""

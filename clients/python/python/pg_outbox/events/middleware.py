@@ -13,17 +13,17 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mappi
 from contextlib import asynccontextmanager
 from typing import Any
 
-from .._errors import OutboxError, RetryError, from_driver, invalid
+from .. import _core
+from .._errors import OutboxError, RetryError, invalid
 from .._rows import dumps
-from ._runs import Backoff, awaited, call_json, check_transaction, drive, sleep
+from ._runs import Backoff, awaited, call_json, check_transaction, drive, sleep, sqlstate
 from ._runs import call as call_function
-from .aggregates import _AGAIN
+from .aggregates import AGAIN
 from .commands import Call, Middleware, Next, late, type_of
 from .context import current, event_context, new_id
 from .errors import (
     CommandFailedError,
     CommandTimeoutError,
-    ConcurrencyError,
     FieldError,
     ReplayedError,
     ValidationError,
@@ -144,9 +144,12 @@ def timeout(seconds: float) -> Middleware:
                 raise late(call) from error
         before, call.deadline = call.deadline, time.monotonic() + seconds
         try:
-            return await _rest(call_next, call)
+            result = await _rest(call_next, call)
+            if call.joined and time.monotonic() > call.deadline:
+                raise late(call)
+            return result
         except Exception as error:
-            if _state(error) == "57014" and not isinstance(error, CommandTimeoutError):
+            if sqlstate(error) == "57014" and not isinstance(error, CommandTimeoutError):
                 raise late(call) from error
             raise
         finally:
@@ -155,15 +158,10 @@ def timeout(seconds: float) -> Middleware:
     return limited
 
 
-def _state(error: Exception) -> str | None:
-    known = error if isinstance(error, OutboxError) else from_driver(error)
-    return None if known is None else known.code
-
-
 def _passes(error: Exception) -> bool:
     """Returns whether the same command may succeed in a new transaction."""
-    known = error if isinstance(error, OutboxError) else from_driver(error)
-    return isinstance(known, (ConcurrencyError, RetryError)) or (known is not None and known.code in _AGAIN)
+    state = sqlstate(error)
+    return isinstance(error, RetryError) or state in AGAIN or (state is not None and _core.classify(state)[1] == "retry")
 
 
 def retry(policy: Backoff | None = None, *, on: Callable[[Exception], bool] = _passes) -> Middleware:
@@ -229,7 +227,8 @@ def idempotency(
 
     key: the name of a field, or a function of the command. Without it, or where it finds nothing: the command's
     `idempotency_key`, or its type and the hash of its content. ttl: how long keys are remembered; None: for ever.
-    store_errors: an error that is final is stored too, and raised again as ReplayedError; errors that may pass are not.
+    store_errors: an error that is final is stored too, and raised again as ReplayedError; errors that may pass are not. Where
+    the command joins a transaction of the caller, the error is kept if the caller commits.
     skip: commands that are processed each time.
 
     Raises ConflictError (OB008) if the key was used for a command with other content."""
@@ -265,6 +264,8 @@ def idempotency(
                 raise
             text = dumps({"type": type(error).__name__, "message": str(error)[:2000]})
             await call_function(call.conn, "command_end", [("key", "text", name), ("error", "jsonb", text)], _VOID)
+            if call.joined:
+                raise
             # The transaction commits, so that the error is stored, and the bus raises it then.
             call.failure = error
             return None
