@@ -100,16 +100,14 @@ fn unwrap_key<'py>(py: Python<'py>, master: &[u8], wrapped: &[u8], name: &str) -
     Ok(PyBytes::new(py, &key.map_err(|e| failed(py, e))?))
 }
 
-/// Returns the rows with the value of `field` as JSON text in a text, so that the parser of Python does not round its numbers.
-#[pyfunction]
-fn with_text(py: Python<'_>, rows: &str, field: &str) -> PyResult<String> {
-    let mut rows = parsed(py, rows)?;
-    for row in rows.as_array_mut().into_iter().flatten() {
-        if let Some(value) = row.get_mut(field).filter(|value| !value.is_null()) {
-            *value = Value::String(value.to_string());
+/// Returns rows of events with their data as JSON text in a text.
+pub(crate) fn with_text(mut rows: Vec<Value>) -> Vec<Value> {
+    for row in &mut rows {
+        if let Some(data) = row.get_mut("data").filter(|data| !data.is_null()) {
+            *data = Value::String(data.to_string());
         }
     }
-    Ok(rows.to_string())
+    rows
 }
 
 /// The versions of event types that have upcasters.
@@ -150,6 +148,5 @@ pub(crate) fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(decrypt_fields, module)?)?;
     module.add_function(wrap_pyfunction!(check_paths, module)?)?;
     module.add_function(wrap_pyfunction!(wrap_key, module)?)?;
-    module.add_function(wrap_pyfunction!(unwrap_key, module)?)?;
-    module.add_function(wrap_pyfunction!(with_text, module)?)
+    module.add_function(wrap_pyfunction!(unwrap_key, module)?)
 }

@@ -267,6 +267,17 @@ impl Core {
         submit(future, work, json_text)
     }
 
+    /// The same for functions that return events: their data is JSON text in a text, so that the parser of Python does not round
+    /// its numbers.
+    fn call_events(&self, py: Python<'_>, future: Py<PyAny>, function: String, args: String) -> PyResult<Task> {
+        let outbox = self.outbox(py)?;
+        let work = async move {
+            let args: Value = serde_json::from_str(&args)?;
+            Ok(events::with_text(outbox.call(&function, args, &[]).await?))
+        };
+        submit(future, work, json_text)
+    }
+
     fn call_void(&self, py: Python<'_>, future: Py<PyAny>, function: String, args: String) -> PyResult<Task> {
         let outbox = self.outbox(py)?;
         let work = async move { outbox.call_void(&function, serde_json::from_str::<Value>(&args)?).await };

@@ -58,7 +58,7 @@ class Item:
 
 
 def _rows(answer: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads(_core.with_text(answer, "data"))
+    rows: list[dict[str, Any]] = json.loads(answer)
     for row in rows:
         if row["body"] is not None:
             row["body"] = bytes.fromhex(row["body"][2:])
@@ -82,10 +82,10 @@ class Feed:
         """Returns the call of the next page."""
         if self._stream is not None:
             args: dict[str, Any] = {"stream": self._stream, "from_version": self.position + 1, "max_events": self._size}
-            return lambda f: self.core.call(f, "load", dumps(args), [])
+            return lambda f: self.core.call_events(f, "load", dumps(args))
         more = {"epoch": self._epoch} if self._epoch is not None and self.position > 0 else {}
         args = {"after_position": self.position, "max_events": self._size, **self._selection.arguments(), **more}
-        return lambda f: self.core.call(f, "read_events", dumps(args), [])
+        return lambda f: self.core.call_events(f, "read_events", dumps(args))
 
     def take(self, answer: str) -> tuple[list[Item], bool]:
         """Takes a page, and returns its events, and whether the position has moved."""
