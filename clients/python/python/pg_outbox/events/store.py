@@ -19,7 +19,6 @@ import datetime as dt
 import functools
 import inspect
 import json
-import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
@@ -28,7 +27,7 @@ from uuid import UUID
 from .. import _core
 from .._enqueue import Arguments, _array
 from .._errors import invalid
-from .._rows import dumps
+from .._rows import dumps, time_of
 from ._runs import awaited, call, call_json, call_rows, check_transaction, is_async, run
 from .context import clock_time, current
 from .encryption import KEY, FieldEncryption, Lookup, as_encryption_error, without_fields
@@ -119,15 +118,6 @@ COLUMNS = (
     " e.content_type, cast(e.data as text) as data, encode(e.body, 'base64') as body"
 )
 _LOAD = f"select coalesce(cast(json_agg(to_json(r)) as text), '[]') from (select {COLUMNS} from {{}} e order by e.version) r"
-
-
-def time_of(text: str) -> dt.datetime:
-    """Returns a time of the server's JSON."""
-    try:
-        return dt.datetime.fromisoformat(text)
-    except ValueError:
-        # Python 3.10 reads fractions of three and six digits only.
-        return dt.datetime.fromisoformat(re.sub(r"\.(\d+)", lambda m: "." + m[1].ljust(6, "0"), text))
 
 
 def recorded(row: Mapping[str, Any]) -> tuple[RecordedEvent, str | bytes | None]:
