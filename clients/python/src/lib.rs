@@ -4,6 +4,8 @@
 //! the future; `asyncio.wrap_future` makes it awaitable. The returned task ends when the future is cancelled.
 #![allow(missing_docs, reason = "documented in _core.pyi and the Python modules")]
 
+mod events;
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -261,6 +263,17 @@ impl Core {
             let args: Value = serde_json::from_str(&args)?;
             let intervals: Vec<&str> = intervals.iter().map(String::as_str).collect();
             outbox.call(&function, args, &intervals).await
+        };
+        submit(future, work, json_text)
+    }
+
+    /// The same for functions that return events: their data is JSON text in a text, so that the parser of Python does not round
+    /// its numbers.
+    fn call_events(&self, py: Python<'_>, future: Py<PyAny>, function: String, args: String) -> PyResult<Task> {
+        let outbox = self.outbox(py)?;
+        let work = async move {
+            let args: Value = serde_json::from_str(&args)?;
+            Ok(events::with_text(outbox.call(&function, args, &[]).await?))
         };
         submit(future, work, json_text)
     }
@@ -688,6 +701,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(classify, module)?)?;
     module.add_function(wrap_pyfunction!(verify, module)?)?;
     module.add_function(wrap_pyfunction!(shutdown, module)?)?;
+    events::register(module)?;
     module.add_function(wrap_pyfunction!(tick_key, module)?)?;
     module.add_function(wrap_pyfunction!(sign, module)?)
 }

@@ -182,3 +182,10 @@ def test_a_receiver_answers_by_a_function_and_can_be_closed():
             receiver.wait_for(4, timeout=0.05)
     with pytest.raises(OSError):
         post(receiver, b"{}")
+
+
+def test_times_of_the_server_are_read_with_any_fraction():
+    from pg_outbox._rows import time_of
+
+    for text, micros in (("", 0), (".1", 100_000), (".12451", 124_510), (".124", 124_000), (".000001", 1)):
+        assert time_of(f"2026-11-30T09:08:14{text}+00:00").microsecond == micros

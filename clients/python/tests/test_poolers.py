@@ -194,3 +194,23 @@ def test_an_application_and_its_projection(dsn, pooled, mode, caplog):
     assert sorted(handled) == list(range(50))
     said = [record for record in caplog.records if "polls, because a pooler" in record.getMessage()]
     assert len(said) == (1 if mode == "transaction" else 0)
+
+
+def test_events(dsn, pooled, mode):
+    from pg_outbox.events import EventStore, NewEvent, ProjectionEngine
+
+    through, store, seen = pooled[mode](dsn), EventStore(), []
+    connections = [psycopg.connect(through) for _ in range(6)]
+
+    def append(conn, n):
+        stream = f"n-{connections.index(conn)}"
+        with conn.transaction():
+            store.append(conn, stream, [NewEvent("n", n)], n)
+            assert len(store.load(conn, stream)) == n + 1
+
+    in_turns(connections, 8, append)
+    for conn in connections:
+        conn.close()
+    engine = ProjectionEngine(store, pg_outbox.Outbox(through))
+    engine.register("seen", lambda conn, events: seen.extend(event.data for event in events), lambda: psycopg.connect(through))
+    assert engine.drain("seen") == 48 and sorted(seen) == sorted(list(range(8)) * 6)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-PROGRAM = pathlib.Path(__file__).parent / "typed/app.py"
+PROGRAMS = [pathlib.Path(__file__).parent / "typed" / name for name in ("app.py", "events.py")]
 EXAMPLE = pathlib.Path(__file__).resolve().parents[3] / "examples/python-fastapi"
 
 
@@ -30,18 +30,20 @@ def pyright(path):
     return {d["range"]["start"]["line"] + 1: d["message"] for d in found}, out
 
 
-def refused():
-    return {n for n, line in enumerate(PROGRAM.read_text().splitlines(), 1) if line.endswith("# refused")}
+def refused(program):
+    return {n for n, line in enumerate(program.read_text().splitlines(), 1) if line.endswith("# refused")}
 
 
-def test_mypy_refuses_what_loses_a_message():
-    found, out = mypy(PROGRAM, "--enable-error-code=unused-coroutine")
-    assert set(found) == refused(), out
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
+def test_mypy_refuses_what_loses_a_message(program):
+    found, out = mypy(program, "--enable-error-code=unused-coroutine")
+    assert set(found) == refused(program), out
 
 
-def test_pyright_refuses_what_loses_a_message():
-    found, out = pyright(PROGRAM)
-    assert set(found) == refused(), out
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
+def test_pyright_refuses_what_loses_a_message(program):
+    found, out = pyright(program)
+    assert set(found) == refused(program), out
 
 
 @pytest.mark.parametrize("check", [mypy, pyright])

@@ -21,7 +21,7 @@ import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from ._client import AsyncOutbox
 from ._errors import FatalError, RetryError, invalid
@@ -41,6 +41,18 @@ C = TypeVar("C")
 F = TypeVar("F", bound=Callable[..., Any])
 Next = Callable[[Delivery], Awaitable[Any]]
 Middleware = Callable[[Delivery, Next], Awaitable[Any]]
+
+
+class _Stoppable(Protocol):
+    def stop(self) -> None: ...
+
+
+class Engine(_Stoppable, Protocol):
+    """Work that runs until stop()."""
+
+    def arun(self) -> Coroutine[Any, Any, None]:
+        """Runs it."""
+        ...
 
 
 class Subscription:
@@ -108,7 +120,7 @@ class App:
         self._subscriptions: dict[str, Subscription] = {}
         self._middleware: list[Middleware] = []
         self._periodic: dict[str, Periodic] = {}
-        self._projections: dict[str, Callable[[], tuple[AsyncReader, Coroutine[Any, Any, int]]]] = {}
+        self._projections: dict[str, Callable[[], tuple[_Stoppable, Coroutine[Any, Any, Any]]]] = {}
         self._hooks: dict[str, list[Callable[..., Any]]] = {"startup": [], "shutdown": [], "error": []}
         self._health = Health()
         self._stop: Callable[[], None] | None = None
@@ -221,6 +233,11 @@ class App:
             return project
 
         return register
+
+    def include(self, engine: Engine) -> None:
+        """Runs a ProjectionEngine or a SagaManager of pg_outbox.events as a part of the application."""
+        name = f"{type(engine).__name__} {sum(1 for one in self._projections if one.startswith(type(engine).__name__)) + 1}"
+        self._projections[name] = lambda: (engine, engine.arun())
 
     def stop(self) -> None:
         """Ends the application gracefully. May be called from any thread, and from a signal handler."""

@@ -52,14 +52,14 @@ def _options(function: str, options: Mapping[str, Any], known: frozenset[str]) -
     return found
 
 
-def _sql(function: str, arguments: Arguments, placeholder: Callable[[int], str]) -> str:
+def _sql(function: str, arguments: Arguments, placeholder: Callable[[int], str], form: str) -> str:
     # Every value is sent as text or bytes, and casts in the statement give its type, so no driver has to know a type.
     parts = []
     for i, (name, cast, value) in enumerate(arguments):
         mark = f"cast({placeholder(i)} as {'bytea' if isinstance(value, bytes) else 'text'})"
         # Quoted, because position is a keyword of SQL.
         parts.append(f'"{name}" => ' + (mark if cast in ("text", "bytea") else f"cast({mark} as {cast})"))
-    return f"select outbox.{function}({', '.join(parts)})"
+    return form.format(f"outbox.{function}({', '.join(parts)})")
 
 
 def _module(conn: Any) -> set[str]:
@@ -98,16 +98,18 @@ def _unfit(conn: Any, hint: str | None = None) -> InvalidError:
     )
 
 
-def _execute(conn: Any, function: str, arguments: Arguments) -> Any:
+def _execute(conn: Any, function: str, arguments: Arguments, form: str = "select {}") -> Any:
+    """Calls a function on conn and returns its only value. `form` is the statement around the call; it has no % and no colon,
+    which are placeholders for drivers."""
     modules = _module(conn)
     if hint := _refused(conn):
         raise _unfit(conn, hint)
     values = [value for _, _, value in arguments]
     if "asyncpg" in modules:
-        return _asyncpg(conn, _sql(function, arguments, lambda i: f"${i + 1}"), values)
+        return _asyncpg(conn, _sql(function, arguments, lambda i: f"${i + 1}", form), values)
     if "sqlalchemy" in modules or "sqlmodel" in modules:
-        return _sqlalchemy(conn, _sql(function, arguments, lambda i: f":p{i}"), {f"p{i}": v for i, v in enumerate(values)})
-    sql = _sql(function, arguments, lambda i: "%s")
+        return _sqlalchemy(conn, _sql(function, arguments, lambda i: f":p{i}", form), {f"p{i}": v for i, v in enumerate(values)})
+    sql = _sql(function, arguments, lambda i: "%s", form)
     if "psycopg" in modules:
         return _psycopg(conn, sql, values)
     if hasattr(conn, "cursor"):

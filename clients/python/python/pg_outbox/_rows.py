@@ -7,6 +7,7 @@ import dataclasses
 import datetime as dt
 import enum
 import json
+import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from decimal import Decimal
@@ -44,11 +45,20 @@ class Shape:
         return self.row(**known)
 
 
+def time_of(text: str) -> dt.datetime:
+    """Returns a time of the server's JSON."""
+    try:
+        return dt.datetime.fromisoformat(text)
+    except ValueError:
+        # Python 3.10 reads fractions of three and six digits only, and the server leaves out zeros at the end.
+        return dt.datetime.fromisoformat(re.sub(r"\.(\d+)", lambda found: "." + found[1].ljust(6, "0"), text))
+
+
 def _convert(value: Any, kind: str | None) -> Any:
     if value is None or kind is None:
         return value
     if kind == "timestamp with time zone":
-        return None if value in ("infinity", "-infinity") else dt.datetime.fromisoformat(value)
+        return None if value in ("infinity", "-infinity") else time_of(value)
     if kind == "interval":
         return dt.timedelta(seconds=float(value))
     if kind == "bytea":

@@ -1,0 +1,105 @@
+"""The context of a command: what its events and commands inherit, and where time and ids come from.
+
+    with event_context(user_id="ann", correlation_id=request_id):
+        store.append(conn, "order-1", [OrderPlaced(...)])
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from .._telemetry import inject
+
+
+@dataclass(frozen=True)
+class EventContext:
+    """What events are given in their metadata. metadata: further entries. tenant goes to the tenant of the event as well."""
+
+    correlation_id: str | None = None
+    causation_id: str | None = None
+    user_id: str | None = None
+    tenant: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def entries(self) -> dict[str, Any]:
+        """Returns the metadata of an event in this context, with the current span of OpenTelemetry where there is one."""
+        named = {
+            "correlation_id": self.correlation_id, "causation_id": self.causation_id, "user_id": self.user_id, "tenant": self.tenant,
+        }
+        entries = {**self.metadata, **{name: value for name, value in named.items() if value is not None}}
+        traced = inject(entries)
+        return entries if traced is None else traced
+
+
+_NONE = EventContext()
+_context: ContextVar[EventContext] = ContextVar("pg_outbox.events", default=_NONE)
+_clock: ContextVar[Callable[[], dt.datetime] | None] = ContextVar("pg_outbox.events.clock", default=None)
+_ids: ContextVar[Callable[[], uuid.UUID]] = ContextVar("pg_outbox.events.ids", default=uuid.uuid4)
+
+
+def current() -> EventContext:
+    """Returns the context of this thread or task."""
+    return _context.get()
+
+
+@contextmanager
+def event_context(
+    *, correlation_id: str | None = None, causation_id: str | None = None, user_id: str | None = None, tenant: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> Iterator[EventContext]:
+    """Sets entries of the context while the block runs. None leaves an entry as it is; metadata is added to what there is."""
+    given = {"correlation_id": correlation_id, "causation_id": causation_id, "user_id": user_id, "tenant": tenant}
+    before = _context.get()
+    made = dataclasses.replace(
+        before, metadata={**before.metadata, **(metadata or {})}, **{name: value for name, value in given.items() if value is not None}
+    )
+    token = _context.set(made)
+    try:
+        yield made
+    finally:
+        _context.reset(token)
+
+
+def now() -> dt.datetime:
+    """Returns the time, in UTC. Tests fix it with `fixed`."""
+    clock = _clock.get()
+    return dt.datetime.now(dt.timezone.utc) if clock is None else clock()
+
+
+def clock_time() -> dt.datetime | None:
+    """Returns the time of a fixed clock, or None where the clock is not fixed."""
+    clock = _clock.get()
+    return None if clock is None else clock()
+
+
+def new_id() -> uuid.UUID:
+    """Returns a new id of an event. Tests fix it with `fixed`."""
+    return _ids.get()()
+
+
+@contextmanager
+def fixed(at: dt.datetime | None = None, *, ids: bool = True) -> Iterator[None]:
+    """Fixes the clock at a time, and makes ids 00000000-0000-0000-0000-000000000001 and so on, while the block runs."""
+    count = 0
+
+    def numbered() -> uuid.UUID:
+        nonlocal count
+        count += 1
+        return uuid.UUID(int=count)
+
+    if at is not None and at.tzinfo is None:
+        raise ValueError("the time has no time zone")
+    clock = _clock.set(None if at is None else lambda: at)
+    made = _ids.set(numbered if ids else uuid.uuid4)
+    try:
+        yield
+    finally:
+        _clock.reset(clock)
+        _ids.reset(made)

@@ -1,0 +1,451 @@
+"""The projection engine: read models that follow events.
+
+    engine = ProjectionEngine(store, outbox)
+
+    @engine.projection("totals", begin=Session.begin, types=["order.*"])
+    def totals(session, events):
+        ...
+
+    engine.run()
+
+An async projection applies each batch of events in a transaction that also moves its cursor, so that its effects happen once,
+however many processes run it. An event whose effect fails is tried again, with growing pauses; the error is recorded at the
+cursor, where health() shows it, and no event is passed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from .. import _core
+from .._calls import wait, wait_async
+from .._client import AsyncOutbox, Outbox
+from .._errors import OutboxError
+from .._rows import dumps
+from .._signals import graceful
+from ._runs import awaited, call, drive, in_thread, is_async, opened
+from .errors import ProjectionError
+from .readers import AsyncEventReader, AsyncEvents, EventReader, Feed, Item, Selection
+from .store import EventStore, RecordedEvent
+
+if TYPE_CHECKING:
+    from .._app import App
+
+logger = logging.getLogger("pg_outbox.events")
+F = TypeVar("F", bound=Callable[..., Any])
+State = Literal["stopped", "running", "paused", "faulted", "rebuilding", "catching_up"]
+_LONGEST = 1000
+
+
+@dataclass(frozen=True)
+class ProjectionStatus:
+    """The state of a projection. position: of its cursor. lag: positions up to the end of the feed. processed: events that
+    this process has applied. latency: mean seconds per event. error and error_position: of the event that cannot be applied."""
+
+    name: str
+    kind: Literal["async", "inline", "live"]
+    state: State
+    position: int = 0
+    lag: int = 0
+    processed: int = 0
+    latency: float = 0.0
+    error: str | None = None
+    error_position: int | None = None
+
+
+@dataclass(frozen=True)
+class RebuildProgress:
+    """How far a rebuild is: positions done and in all, positions per second, and seconds that remain (None: not known)."""
+
+    done: int
+    total: int
+    rate: float
+    remaining: float | None
+
+
+class _Projection:
+    def __init__(
+        self, name: str, handler: Callable[[Any, list[RecordedEvent]], Any], begin: Callable[[], Any], selection: Selection, batch: int
+    ) -> None:
+        self.name = name
+        self.handler = handler
+        self.begin = begin
+        self.selection = selection
+        self.batch = batch
+        self.in_asyncio = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
+        self.paused = False
+        self.changed = asyncio.Event()
+        self.reader: EventReader | AsyncEventReader | None = None
+        self.rebuilding = False
+        self.processed = 0
+        self.seconds = 0.0
+
+    @property
+    def consumer(self) -> str:
+        # The server knows this prefix: such a cursor keeps no messages from being reclaimed.
+        return f"projection {self.name}"
+
+    def stop(self) -> None:
+        if self.reader is not None:
+            self.reader.stop()
+
+
+class _Live:
+    def __init__(self, name: str, handler: Callable[[RecordedEvent], Any], selection: Selection) -> None:
+        self.name = name
+        self.handler = handler
+        self.selection = selection
+        self.events: AsyncEvents | None = None
+        self.processed = 0
+        self.seconds = 0.0
+
+
+class ProjectionEngine:
+    """Runs projections in one process; others may run the same ones.
+
+    outbox: an Outbox, an AsyncOutbox or an App, whose pool reads the events. poll_interval: seconds between looks for new events.
+    The engine is a task of asyncio; handlers that are blocking run in threads, each with its own transaction.
+    """
+
+    def __init__(self, store: EventStore, outbox: Outbox | AsyncOutbox | App, *, poll_interval: float = 0.1) -> None:
+        if not 0 < poll_interval <= 3600:
+            raise ValueError("poll_interval: more than 0, up to 3600 seconds")
+        self._store = store
+        self._outbox = outbox
+        self._poll_interval = poll_interval
+        self._projections: dict[str, _Projection] = {}
+        self._lives: dict[str, _Live] = {}
+        self._inlines: set[str] = set()
+        self._running: dict[str, asyncio.Task[Any]] = {}
+        self._stopping: asyncio.Event | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def _core(self) -> _core.Core:
+        # The outbox of an application may not be known before it starts.
+        return self._outbox._core if isinstance(self._outbox, (Outbox, AsyncOutbox)) else self._outbox.outbox._core
+
+    # Registration
+
+    def register(
+        self, name: str, handler: Callable[[Any, list[RecordedEvent]], Any], begin: Callable[[], Any], *,
+        categories: Sequence[str] | None = None, types: Sequence[str] | None = None, tenant: str | None = None, batch: int = 100,
+    ) -> None:
+        """Registers an async projection: handler(conn, events), blocking or async, runs in a transaction of begin (as for
+        Reader.apply, for example Session.begin), which has to fit the handler. types: patterns. batch: the most events at
+        once (100; up to 1000)."""
+        if not 1 <= batch <= _LONGEST:
+            raise ValueError(f"batch: 1 to {_LONGEST}")
+        self._check_name(name)
+        self._projections[name] = _Projection(name, handler, begin, Selection(categories, types, tenant), batch)
+        self._begin(name)
+
+    def projection(
+        self, name: str, *, begin: Callable[[], Any], categories: Sequence[str] | None = None, types: Sequence[str] | None = None,
+        tenant: str | None = None, batch: int = 100,
+    ) -> Callable[[F], F]:
+        """Registers the function below as an async projection; see register()."""
+
+        def add(handler: F) -> F:
+            self.register(name, handler, begin, categories=categories, types=types, tenant=tenant, batch=batch)
+            return handler
+
+        return add
+
+    def inline(self, name: str, *, types: Sequence[str] | None = None) -> Callable[[F], F]:
+        """Registers the function below as an inline projection of the store: handler(conn, events) runs in the transaction of
+        each append, and its errors refuse the append."""
+
+        def add(handler: F) -> F:
+            self._check_name(name)
+            self._store.inline(name, handler, types)
+            self._inlines.add(name)
+            return handler
+
+        return add
+
+    def live(self, name: str, *, categories: Sequence[str] | None = None, types: Sequence[str] | None = None) -> Callable[[F], F]:
+        """Registers the function below as a live projection: handler(event) gets new events while the engine runs. It has no
+        cursor, and an event whose handler fails is logged and passed over."""
+
+        def add(handler: F) -> F:
+            self._check_name(name)
+            self._lives[name] = _Live(name, handler, Selection(categories, types))
+            self._begin(name)
+            return handler
+
+        return add
+
+    def _check_name(self, name: str) -> None:
+        if not name or len(name) > 200:
+            raise ValueError("a projection has a name of 1 to 200 characters")
+        if name in self._projections or name in self._lives or name in self._inlines:
+            raise _error(f'there is a projection "{name}" already')
+
+    def unregister(self, name: str) -> None:
+        """Ends and removes a projection. Its cursor stays."""
+        if name in self._inlines:
+            self._inlines.discard(name)
+            self._store.remove_inline(name)
+        elif name in self._lives:
+            live = self._lives.pop(name)
+            if live.events is not None:
+                self._later(live.events.close)
+        else:
+            found = self._found(name)
+            del self._projections[name]
+            self._later(found.stop)
+            self._later(found.changed.set)
+
+    def _found(self, name: str) -> _Projection:
+        if name not in self._projections:
+            raise _error(f'there is no async projection "{name}"', code="OB001", label="not_found")
+        return self._projections[name]
+
+    # Running
+
+    def run(self) -> None:
+        """Runs the projections until stop(), SIGTERM or Ctrl-C."""
+        asyncio.run(self.arun())
+
+    async def arun(self) -> None:
+        """Does the same as run() in the event loop that is running. An error that no retry can heal ends all projections."""
+        if self._stopping is not None:
+            raise _error("the projection engine runs already")
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        stopped = asyncio.ensure_future(self._stopping.wait())
+        try:
+            with graceful(self.stop, self._loop):
+                for name in [*self._projections, *self._lives]:
+                    self._begin(name)
+                while not self._stopping.is_set():
+                    await asyncio.wait([stopped, *self._running.values()], return_when=asyncio.FIRST_COMPLETED)
+                    self._reap()
+        finally:
+            self._end()
+            ended = await asyncio.gather(*self._running.values(), return_exceptions=True)
+            stopped.cancel()
+            self._running.clear()
+            self._stopping = None
+        for error in ended:
+            if isinstance(error, BaseException) and not isinstance(error, asyncio.CancelledError):
+                raise error
+
+    def _reap(self) -> None:
+        for name, task in list(self._running.items()):
+            if task.done():
+                del self._running[name]
+                task.result()
+
+    def _begin(self, name: str) -> None:
+        """Begins a projection if the engine runs."""
+        if self._stopping is None or self._stopping.is_set() or name in self._running:
+            return
+        if name in self._lives:
+            self._running[name] = asyncio.ensure_future(self._run_live(self._lives[name]))
+        else:
+            self._running[name] = asyncio.ensure_future(self._run_one(self._projections[name]))
+
+    def stop(self) -> None:
+        """Ends the engine after the batches that it works on. May be called from any thread."""
+        if self._loop is not None and self._stopping is not None:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        if self._stopping is not None:
+            self._stopping.set()
+        for one in self._projections.values():
+            one.stop()
+            one.changed.set()
+        for live in self._lives.values():
+            if live.events is not None:
+                live.events.close()
+
+    def pause(self, name: str) -> None:
+        """Pauses a projection in this process, after the batch that it works on."""
+        found = self._found(name)
+        found.paused = True
+        self._later(found.stop)
+
+    def resume(self, name: str) -> None:
+        """Resumes a projection that was paused."""
+        found = self._found(name)
+        found.paused = False
+        self._later(found.changed.set)
+
+    def _later(self, function: Callable[[], None]) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function)
+
+    async def _run_one(self, one: _Projection) -> None:
+        assert self._stopping is not None
+        while not self._stopping.is_set() and self._projections.get(one.name) is one:
+            if one.paused:
+                one.changed.clear()
+                await one.changed.wait()
+                continue
+            await self._apply(one, until_end=False)
+
+    def _apply(self, one: _Projection, *, until_end: bool) -> Coroutine[Any, Any, int]:
+        settings = (self._core, one.consumer, one.selection, one.batch, self._poll_interval)
+        decode = self._store.decoded
+
+        async def project(conn: Any, items: Sequence[Item]) -> None:
+            begun = time.monotonic()
+            events = [await decode(is_async(conn), self._store.lookup(conn), item.event, item.content) for item in items]
+            await awaited(one.handler(conn, events))
+            one.processed += len(events)
+            one.seconds += time.monotonic() - begun
+
+        if one.in_asyncio:
+            reader = AsyncEventReader(*settings)
+            one.reader = reader
+            return reader.apply(one.begin, project, until_end=until_end)  # type: ignore[arg-type]
+        blocking = EventReader(*settings)
+        one.reader = blocking
+
+        def project_blocking(conn: Any, items: Any) -> None:
+            drive(project(conn, items))
+
+        return in_thread(lambda: blocking.apply(one.begin, project_blocking, until_end=until_end))
+
+    async def _run_live(self, live: _Live) -> None:
+        head = json.loads(await wait_async(lambda f: self._core.call(f, "head", "{}", [])))[0]
+        if self._stopping is None or self._stopping.is_set() or self._lives.get(live.name) is not live:
+            return
+        live.events = AsyncEvents(self._store, Feed(self._core, live.selection, head, _LONGEST), self._poll_interval, 1_000_000, 1.0)
+        async for event in live.events:
+            begun = time.monotonic()
+            try:
+                done = live.handler(event)
+                if inspect.isawaitable(done):
+                    await done
+            except Exception:
+                logger.exception('live projection "%s" has failed for event %s of %s', live.name, event.version, event.stream)
+            live.processed += 1
+            live.seconds += time.monotonic() - begun
+
+    # Status and rebuild
+
+    def drain(self, name: str) -> int:
+        """Applies the events that there are now, in blocking code, and returns their number. For tests: the first error is
+        raised. The projection must not run."""
+        return asyncio.run(self.adrain(name))
+
+    async def adrain(self, name: str) -> int:
+        """Does the same as drain() in the event loop that is running."""
+        await wait_async(lambda f: self._core.call(f, "tick", "{}", []))
+        return await self._apply(self._found(name), until_end=True)
+
+    def status(self, name: str) -> ProjectionStatus:
+        """Returns the state of a projection, in blocking code."""
+        if name in self._projections:
+            one = self._projections[name]
+            return self._stated(one, wait(self._cursor(one)), wait(lambda f: self._core.call(f, "head", "{}", [])))
+        return self._other(name)
+
+    async def astatus(self, name: str) -> ProjectionStatus:
+        """Returns the state of a projection, in asyncio."""
+        if name in self._projections:
+            one = self._projections[name]
+            return self._stated(one, await wait_async(self._cursor(one)), await wait_async(lambda f: self._core.call(f, "head", "{}", [])))
+        return self._other(name)
+
+    def _cursor(self, one: _Projection) -> Callable[[Any], Any]:
+        args = dumps({"consumer": one.consumer, "if_missing": 0})
+        return lambda f: self._core.call(f, "cursor_get", args, [])
+
+    def _stated(self, one: _Projection, cursor: str, head: str) -> ProjectionStatus:
+        at, end = json.loads(cursor)[0], json.loads(head)[0]
+        lag = max(0, end - at["position"])
+        state: State = "running"
+        if one.rebuilding:
+            state = "rebuilding"
+        elif at["last_error"] is not None:
+            state = "faulted"
+        elif one.paused:
+            state = "paused"
+        elif one.name not in self._running:
+            state = "stopped"
+        elif lag > one.batch:
+            state = "catching_up"
+        return ProjectionStatus(
+            one.name, "async", state, at["position"], lag, one.processed, one.seconds / max(one.processed, 1), at["last_error"],
+            at["error_position"],
+        )
+
+    def _other(self, name: str) -> ProjectionStatus:
+        if name in self._inlines:
+            return ProjectionStatus(name, "inline", "running")
+        if name not in self._lives:
+            raise _error(f'there is no projection "{name}"', code="OB001", label="not_found")
+        live = self._lives[name]
+        state: State = "running" if name in self._running else "stopped"
+        position = 0 if live.events is None else live.events.position
+        return ProjectionStatus(name, "live", state, position, 0, live.processed, live.seconds / max(live.processed, 1))
+
+    def rebuild(
+        self, name: str, *, clear: Callable[[Any], Any], progress: Callable[[RebuildProgress], Any] | None = None, from_position: int = 0
+    ) -> int:
+        """Does the same as arebuild(), in blocking code."""
+        return asyncio.run(self.arebuild(name, clear=clear, progress=progress, from_position=from_position))
+
+    async def arebuild(
+        self, name: str, *, clear: Callable[[Any], Any], progress: Callable[[RebuildProgress], Any] | None = None, from_position: int = 0
+    ) -> int:
+        """Applies all events again, and returns the number that this process has applied.
+
+        clear(conn) empties the read model, in the transaction that moves the cursor back to from_position; the role needs
+        the right to call cursor_reset(). progress is called every second, and at the end. It ends at the end of the feed.
+        Other processes that run the projection share the work, and no page is applied twice. In this process the projection
+        must not run: pause() it first. Without downtime, register the new form under a new name, and switch when it has
+        caught up."""
+        one = self._found(name)
+        if one.name in self._running and not one.paused:
+            raise _error(f'projection "{name}" runs; pause it before a rebuild')
+        one.rebuilding = True
+        reporting: asyncio.Task[None] | None = None
+        try:
+            async with opened(one.in_asyncio, one.begin) as conn:
+                # The cursor is first, as it is where events are applied, so that the two are no deadlock.
+                await call(conn, "cursor_reset", [
+                    ("consumer", "text", one.consumer), ("position", "bigint", str(from_position)), ("reason", "text", "rebuild"),
+                ], "select cast({} as text)")
+                await awaited(clear(conn))
+            await wait_async(lambda f: self._core.call(f, "tick", "{}", []))
+            begun, end = time.monotonic(), json.loads(await wait_async(lambda f: self._core.call(f, "head", "{}", [])))[0]
+
+            async def report() -> None:
+                at = json.loads(await wait_async(self._cursor(one)))[0]["position"]
+                total, done = max(0, end - from_position), max(0, min(at, end) - from_position)
+                rate = done / max(time.monotonic() - begun, 1e-9)
+                if progress is not None:
+                    await awaited(progress(RebuildProgress(done, total, rate, (total - done) / rate if rate else None)))
+
+            async def report_often() -> None:
+                while True:
+                    await asyncio.sleep(1.0)
+                    await report()
+
+            reporting = asyncio.ensure_future(report_often())
+            applied = await self._apply(one, until_end=True)
+            await report()
+            return applied
+        finally:
+            one.rebuilding = False
+            if reporting is not None:
+                reporting.cancel()
+
+
+def _error(message: str, *, code: str = "OB004", label: str = "invalid_transition") -> OutboxError:
+    return ProjectionError(message, code=code, name=label)

@@ -1,0 +1,501 @@
+"""Sagas: processes that react to events over several transactions, with steps, time-outs and compensation.
+
+    class Shipping(Saga):
+        name = "shipping"
+        starts_with = (OrderPlaced,)
+        steps = ("pay", "ship")
+
+        @on(OrderPlaced)
+        def placed(self, event: OrderPlaced) -> None:
+            self.start_step("pay")
+            self.send("payment.request", {"order": self.correlation_id})
+            self.timeout("payment", after=timedelta(days=2))
+
+        @on(OrderPaid)
+        def paid(self, event: OrderPaid) -> None:
+            self.complete_step("pay")
+            self.complete()
+
+        @on_timeout("payment")
+        def not_paid(self) -> None:
+            self.fail("not paid in time")
+
+        @compensates("pay")
+        def refund(self) -> None:
+            self.send("payment.refund", {"order": self.correlation_id})
+
+A handler only decides: what it sends is enqueued, appended or dispatched in the transaction that stores the state and moves the
+cursor. So an event is handled once, across processes and crashes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import re
+import typing
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from .._client import AsyncOutbox, Outbox
+from .._enqueue import enqueue
+from .._errors import FatalError, NotFoundError
+from .._payload import decode
+from .._rows import dumps
+from .._worker import described
+from ._runs import awaited, call, call_json, call_rows, drive, opened
+from .commands import CommandBus
+from .context import current, event_context, now
+from .errors import SagaError
+from .projections import ProjectionEngine
+from .store import ANY, EventStore, RecordedEvent
+
+if TYPE_CHECKING:
+    from .._app import App
+    from .._message import Delivery
+
+logger = logging.getLogger("pg_outbox.events")
+F = TypeVar("F", bound=Callable[..., Any])
+_NAME = re.compile(r"[A-Za-z0-9_]{1,80}")
+_ENDED = frozenset({"completed", "failed", "compensated", "compensation_failed"})
+
+
+def on(*events: type[Any] | str) -> Callable[[F], F]:
+    """Makes a method the handler of events of these classes, or of types without a class. It gets the data of the event;
+    `self.event` is the event as it is recorded."""
+    return _marked("_on", events)
+
+
+def on_timeout(*names: str) -> Callable[[F], F]:
+    """Makes a method the handler of these time-outs."""
+    return _marked("_on_timeout", names)
+
+
+def compensates(*steps: str) -> Callable[[F], F]:
+    """Makes a method the one that undoes these steps."""
+    return _marked("_compensates", steps)
+
+
+def _marked(kind: str, names: tuple[Any, ...]) -> Callable[[F], F]:
+    if not names:
+        raise TypeError(f"{kind.lstrip('_')}() needs a name or a class")
+
+    def mark(method: F) -> F:
+        setattr(method, kind, names)
+        return method
+
+    return mark
+
+
+@dataclass
+class Sent:
+    """A message, events or a command that a saga sends."""
+
+    kind: str
+    target: str
+    content: Any
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class Saga:
+    """The base class of sagas. The state is the attributes of the instance; it is stored as JSON.
+
+    name: the type of the saga. starts_with: the events that start one. steps: its steps, in order. correlation_id: what its
+    events have in common. event: the event that is being handled. status: started, running, completed, failed, compensating,
+    compensated or compensation_failed.
+    """
+
+    name: ClassVar[str] = ""
+    starts_with: ClassVar[tuple[type[Any] | str, ...]] = ()
+    steps: ClassVar[tuple[str, ...]] = ()
+    _handlers: ClassVar[Mapping[Any, str]] = {}
+    _timeouts: ClassVar[Mapping[Any, str]] = {}
+    _undo: ClassVar[Mapping[Any, str]] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "name" not in vars(cls) and not cls.name:
+            cls.name = cls.__name__
+        if not _NAME.fullmatch(cls.name):
+            raise TypeError(f'the name "{cls.name}" of a saga has other characters than letters, digits and underscores')
+        for kind, attribute in (("_on", "_handlers"), ("_on_timeout", "_timeouts"), ("_compensates", "_undo")):
+            found = dict(getattr(cls, attribute))
+            for name, method in vars(cls).items():
+                found.update(dict.fromkeys(getattr(method, kind, ()), name))
+            setattr(cls, attribute, found)
+        if missing := [one for one in cls.starts_with if one not in cls._handlers]:
+            raise TypeError(f"{cls.__name__} has no handler of {missing[0]!r}, which starts it")
+        if unknown := [step for step in cls._undo if step not in cls.steps]:
+            raise TypeError(f'{cls.__name__} has no step "{unknown[0]}"')
+
+    def __init__(self) -> None:
+        self.saga_id = ""
+        self.correlation_id = ""
+        self.event: RecordedEvent | None = None
+        self.status = "started"
+        self.failure_reason: str | None = None
+        self.sent: list[Sent] = []
+        self.progress: dict[str, str] = dict.fromkeys(self.steps, "pending")
+        self.waiting: dict[str, int] = {}
+        self.version = 0
+
+    @classmethod
+    def correlate(cls, event: RecordedEvent) -> str | None:
+        """Returns the correlation id of an event; None: the event does not concern this saga. By default it is the part of the
+        stream's name behind the category."""
+        return event.stream_id
+
+    # Decisions of handlers
+
+    def send(self, topic: str, payload: Any = None, **options: Any) -> None:
+        """Enqueues a message. options: those of enqueue."""
+        self.sent.append(Sent("message", topic, payload, options))
+
+    def append(self, stream: str, events: Sequence[Any], expected_version: int = ANY) -> None:
+        """Appends events to a stream."""
+        self.sent.append(Sent("events", stream, list(events), {"expected_version": expected_version}))
+
+    def dispatch(self, command: Any) -> None:
+        """Dispatches a command on the bus of the manager, in the same transaction."""
+        self.sent.append(Sent("command", type(command).__name__, command))
+
+    def timeout(self, name: str, *, after: dt.timedelta | None = None, at: dt.datetime | None = None) -> None:
+        """Sets a time-out: its handler runs after some time, or at a time, unless the saga has ended or the time-out was set
+        again or cancelled."""
+        if name not in self._timeouts:
+            raise _error(f'saga "{self.name}" has no handler of time-out "{name}"')
+        if (after is None) == (at is None):
+            raise _error("a time-out has either `after` or `at`")
+        due = at if at is not None else now() + (after or dt.timedelta())
+        self.sent.append(Sent("timeout", name, None, {"deliver_at": due}))
+
+    def cancel_timeout(self, name: str) -> None:
+        """Cancels a time-out."""
+        self.waiting.pop(name, None)
+        self.sent = [one for one in self.sent if one.kind != "timeout" or one.target != name]
+
+    def start_step(self, name: str) -> None:
+        """Marks a step as running."""
+        self._step(name, "running")
+
+    def complete_step(self, name: str) -> None:
+        """Marks a step as completed: it is undone if the saga fails later."""
+        self._step(name, "completed")
+
+    def _step(self, name: str, status: str) -> None:
+        if name not in self.progress:
+            raise _error(f'saga "{self.name}" has no step "{name}"')
+        self.progress[name] = status
+
+    def complete(self) -> None:
+        """Ends the saga."""
+        self._end("completed")
+
+    def fail(self, reason: str) -> None:
+        """Ends the saga as failed. Its completed steps are undone, the last one first, by their methods; it then is
+        compensated, or compensation_failed if one of these methods raises."""
+        self._end("failed")
+        self.failure_reason = reason[:10_000]
+        for name, status in self.progress.items():
+            if status == "running":
+                self.progress[name] = "failed"
+        undone = [name for name in reversed(self.progress) if self.progress[name] == "completed" and name in self._undo]
+        if not undone:
+            return
+        self.status = "compensated"
+        for name in undone:
+            before = list(self.sent)
+            try:
+                getattr(self, self._undo[name])()
+            except Exception as error:
+                logger.exception('saga "%s" %s could not undo step "%s"', self.name, self.saga_id, name)
+                self.sent, self.status = before, "compensation_failed"
+                self.failure_reason = f"{reason}; step {name}: {described(error)}"[:10_000]
+                return
+            self.progress[name] = "compensated"
+
+    def _end(self, status: str) -> None:
+        if self.status in _ENDED:
+            raise _error(f'saga "{self.name}" has ended: it is {self.status}')
+        self.status = status
+
+    # State
+
+    def snapshot(self) -> Any:
+        """Returns the state to store: by default all attributes of the program that do not begin with an underscore."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_") and name not in _OWN}
+
+    def restore(self, state: Any) -> None:
+        """Takes the state that was stored: by default each attribute, as the type that the class is annotated with."""
+        hints = typing.get_type_hints(type(self))
+        for name, value in state.items():
+            setattr(self, name, decode(dumps(value), hints[name]) if name in hints else value)
+
+    def handle(self, event: RecordedEvent) -> bool:
+        """Runs the handler of an event. Returns False if there is none."""
+        name = self._handlers.get(type(event.data)) or self._handlers.get(event.type)
+        if name is None:
+            return False
+        self.event = event
+        if self.status == "started" and self.version > 0:
+            self.status = "running"
+        getattr(self, name)(event.data)
+        return True
+
+
+_OWN = frozenset({
+    "saga_id", "correlation_id", "event", "status", "failure_reason", "sent", "progress", "waiting", "version",
+})
+
+
+def _error(message: str) -> SagaError:
+    return SagaError(message, code="OB004", name="invalid_transition")
+
+
+class SagaManager:
+    """Runs sagas in one process; others may run the same ones.
+
+    outbox: its pool reads the events; with an AsyncOutbox or an App, begin is async, with an Outbox blocking. begin: begins
+    the transaction in which an event is handled, as for Reader.apply. bus: for the commands that sagas dispatch.
+    """
+
+    def __init__(
+        self, store: EventStore, outbox: Outbox | AsyncOutbox | App, begin: Callable[[], Any], *, bus: CommandBus | None = None,
+        poll_interval: float = 0.1, ensure: bool = True,
+    ) -> None:
+        self._store = store
+        self._outbox = outbox
+        self._begin = begin
+        self._bus = bus
+        self._ensure = ensure
+        self._poll_interval = poll_interval
+        self._in_asyncio = not isinstance(outbox, Outbox)
+        self._sagas: dict[str, type[Saga]] = {}
+        self._stop: Callable[[], None] | None = None
+        self._stopped = False
+        self.engine = ProjectionEngine(store, outbox, poll_interval=poll_interval)
+
+    def register(self, saga: type[Saga], *, categories: Sequence[str] | None = None) -> type[Saga]:
+        """Registers a class of sagas; to be used as a decorator, too. categories: only events of these. Its position is the
+        cursor of consumer `projection saga NAME`."""
+        if saga.name in self._sagas:
+            raise _error(f'there is a saga "{saga.name}" already')
+        self._sagas[saga.name] = saga
+        types = [one if isinstance(one, str) else self._store.registry.name_of(one) for one in saga._handlers]
+
+        async def handle(conn: Any, events: list[RecordedEvent]) -> None:
+            for event in events:
+                await self._handled(conn, saga, event)
+
+        def handle_blocking(conn: Any, events: list[RecordedEvent]) -> None:
+            drive(handle(conn, events))
+
+        self.engine.register(
+            f"saga {saga.name}", handle if self._in_asyncio else handle_blocking, self._begin, categories=categories, types=types
+        )
+        return saga
+
+    # Running
+
+    def run(self) -> None:
+        """Runs the sagas until stop(), SIGTERM or Ctrl-C."""
+        asyncio.run(self.arun())
+
+    async def arun(self) -> None:
+        """Does the same as run() in the event loop that is running."""
+        self._stopped = False
+        workers = []
+        if any(saga._timeouts for saga in self._sagas.values()):
+            outbox: Any = self._outbox if isinstance(self._outbox, (Outbox, AsyncOutbox)) else self._outbox.outbox
+            for saga in self._sagas.values():
+                if saga._timeouts:
+                    await self._subscribe(outbox, saga)
+                    worker = outbox.worker(_subscription(saga), concurrency=4, poll_interval=self._poll_interval)
+                    workers.append((worker, self._timed_out_handler(saga)))
+
+        def stop() -> None:
+            self.engine.stop()
+            for worker, _ in workers:
+                worker.stop()
+
+        if self._stopped:
+            return
+        self._stop = stop
+        tasks = [asyncio.ensure_future(worker.arun(handler)) for worker, handler in workers]
+        tasks.append(asyncio.ensure_future(self.engine.arun()))
+        try:
+            # The tasks begin, so that they can be stopped.
+            await asyncio.sleep(0)
+            if self._stopped:
+                stop()
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            self._stop = None
+        for error in ended:
+            if isinstance(error, BaseException):
+                raise error
+
+    def stop(self) -> None:
+        """Ends the manager after the events that it works on. May be called from any thread."""
+        self._stopped = True
+        if self._stop is not None:
+            self._stop()
+
+    async def _subscribe(self, outbox: Any, saga: type[Saga]) -> None:
+        if not self._ensure:
+            return
+        try:
+            await awaited(outbox.ensure_subscription(_subscription(saga), [f"saga.timeout.{saga.name}"], notify=True))
+        except FatalError as error:
+            if error.name != "insufficient_privilege":
+                raise
+            logger.warning('subscription "%s" is used as it is: %s', _subscription(saga), error.message)
+
+    def _timed_out_handler(self, saga: type[Saga]) -> Callable[[Delivery], Any]:
+        async def handle(delivery: Delivery) -> None:
+            async with opened(self._in_asyncio, self._begin) as conn:
+                await self._timed_out(conn, saga, delivery.payload, delivery.message_id)
+
+        if self._in_asyncio:
+            return handle
+        return lambda delivery: drive(handle(delivery))
+
+    def drain(self, saga: type[Saga]) -> int:
+        """Handles the events and the time-outs that are due now, in blocking code, and returns the number of events. For tests:
+        the first error is raised. The manager must not run."""
+        done = self.engine.drain(f"saga {saga.name}")
+        if saga._timeouts:
+            outbox = self._outbox
+            assert isinstance(outbox, Outbox), "drain() is for blocking code"
+            drive(self._subscribe(outbox, saga))
+            outbox.drain(_subscription(saga), self._timed_out_handler(saga))
+        return done
+
+    # One event, one transaction
+
+    def handle(self, conn: Any, saga: type[Saga], event: RecordedEvent) -> Any:
+        """Handles one event in the transaction of conn, and returns whether it was new to the saga; on an async connection to
+        be awaited. The manager calls it by itself."""
+        work: Coroutine[Any, Any, bool] = self._handled(conn, saga, event)
+        return work if self._in_asyncio else drive(work)
+
+    async def _handled(self, conn: Any, saga: type[Saga], event: RecordedEvent) -> bool:
+        correlation = saga.correlate(event)
+        if not correlation:
+            return False
+        starts = any(one in (type(event.data), event.type) for one in saga.starts_with)
+        found = await call_rows(conn, "saga_find", [("saga_type", "text", saga.name), ("correlation_id", "text", correlation)])
+        one = saga()
+        one.correlation_id = correlation
+        if found:
+            if not await self._is_new(conn, saga, found[0]["saga_id"], event.message_id):
+                return False
+            if found[0]["completed_at"] is None:
+                await self._load(conn, one, found[0]["saga_id"])
+        if one.version == 0:
+            if not starts:
+                return False
+            one.saga_id = f"{correlation}#{event.message_id}" if found else correlation
+        with self._context(event, correlation):
+            one.handle(event)
+            new = one.version == 0
+            await self._save(conn, one)
+            if new:
+                await self._is_new(conn, saga, one.saga_id, event.message_id)
+        return True
+
+    def _context(self, event: RecordedEvent, correlation: str) -> Any:
+        found = event.metadata.get("correlation_id")
+        return event_context(
+            correlation_id=str(found) if found else correlation, causation_id=str(event.event_id or event.message_id), tenant=event.tenant
+        )
+
+    async def _is_new(self, conn: Any, saga: type[Saga], saga_id: str, message_id: int) -> bool:
+        found: bool = await call(conn, "saga_handle", [
+            ("saga_type", "text", saga.name), ("saga_id", "text", saga_id), ("message_id", "bigint", str(message_id)),
+        ])
+        return found
+
+    async def _load(self, conn: Any, one: Saga, saga_id: str) -> None:
+        row = await call_json(conn, "saga_load", [("saga_type", "text", one.name), ("saga_id", "text", saga_id)])
+        one.saga_id = saga_id
+        one.correlation_id = row["correlation_id"] or ""
+        one.status, one.version, one.failure_reason = row["status"], row["version"], row["failure_reason"]
+        for step in row["steps"]:
+            if step["name"] in one.progress:
+                one.progress[step["name"]] = step["status"]
+        one.waiting = row["state"].get("timeouts", {})
+        one.restore(row["state"].get("state", {}))
+
+    async def _timed_out(self, conn: Any, saga: type[Saga], payload: Any, message_id: int) -> None:
+        one = saga()
+        try:
+            if not await self._is_new(conn, saga, payload["saga_id"], message_id):
+                return
+        except NotFoundError:
+            logger.warning('a time-out of saga "%s" %s comes late: the saga was deleted', saga.name, payload["saga_id"])
+            return
+        await self._load(conn, one, payload["saga_id"])
+        handler = saga._timeouts.get(payload["timeout"])
+        if one.status in _ENDED or handler is None or one.waiting.get(payload["timeout"]) != message_id:
+            return
+        del one.waiting[payload["timeout"]]
+        with event_context(correlation_id=one.correlation_id or None, causation_id=str(message_id)):
+            if one.status == "started":
+                one.status = "running"
+            getattr(one, handler)()
+            await self._save(conn, one)
+
+    async def _save(self, conn: Any, one: Saga) -> None:
+        sent, one.sent = one.sent, []
+        if one.version == 0 and one.status in ("compensated", "compensation_failed"):
+            # A saga cannot start as one that has ended like this.
+            await self._store_state(conn, one, "started")
+        for item in sent:
+            await self._deliver(conn, one, item)
+        if one.status in ("compensated", "compensation_failed"):
+            await self._store_state(conn, one, "compensating")
+        await self._store_state(conn, one, one.status)
+
+    async def _store_state(self, conn: Any, one: Saga, status: str) -> None:
+        state = {"state": one.snapshot(), "timeouts": one.waiting}
+        steps = [{"name": name, "status": at} for name, at in one.progress.items()]
+        at = next((n for n, step in enumerate(steps) if step["status"] in ("running", "failed")), None)
+        if at is None:
+            at = sum(1 for step in steps if step["status"] in ("completed", "compensated"))
+        one.version = await call(conn, "saga_save", [
+            ("saga_type", "text", one.name), ("saga_id", "text", one.saga_id), ("state", "jsonb", dumps(state)),
+            ("expected_version", "bigint", str(one.version)), ("status", "text", status), ("step", "int", str(max(0, at))),
+            ("steps", "jsonb", dumps(steps)), ("correlation_id", "text", one.correlation_id), ("failure_reason", "text", one.failure_reason),
+        ])
+
+    async def _deliver(self, conn: Any, one: Saga, item: Sent) -> None:
+        if item.kind == "events":
+            await self._store.append_async(conn, item.target, item.content, item.options["expected_version"])
+        elif item.kind == "command":
+            if self._bus is None:
+                raise _error(f'saga "{one.name}" dispatches a command, and its manager has no bus')
+            if self._in_asyncio:
+                await self._bus.adispatch(item.content, conn)
+            else:
+                self._bus.dispatch(item.content, conn)
+        elif item.kind == "timeout":
+            payload = {"saga": one.name, "saga_id": one.saga_id, "timeout": item.target}
+            sent: Any = enqueue(conn, f"saga.timeout.{one.name}", payload, key=one.saga_id, deliver_at=item.options["deliver_at"])
+            one.waiting[item.target] = await awaited(sent)
+        else:
+            options = dict(item.options)
+            context = current()
+            options["metadata"] = {**context.entries(), **(options.get("metadata") or {})}
+            if context.tenant is not None:
+                options.setdefault("tenant", context.tenant)
+            await awaited(enqueue(conn, item.target, item.content, **options))
+
+
+def _subscription(saga: type[Saga]) -> str:
+    return f"saga {saga.name}"
+

@@ -1,0 +1,445 @@
+"""Subscriptions and projections of events: no gap, every effect once, none passed over, whatever fails."""
+
+import asyncio
+import itertools
+import logging
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import asyncpg
+import pg_outbox
+import psycopg
+import pytest
+import sqlalchemy as sa
+from pg_outbox.events import (
+    EventRegistry,
+    EventStore,
+    FieldEncryption,
+    KeyRevokedError,
+    LocalKeys,
+    MessagePack,
+    NewEvent,
+    ProjectionEngine,
+    ProjectionError,
+    SchemaError,
+)
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.orm import sessionmaker
+from test_client import until
+
+store = EventStore()
+
+
+@pytest.fixture
+def table(dsn):
+    with psycopg.connect(dsn) as conn:
+        conn.execute("create table effect (n serial, i int)")
+    return dsn
+
+
+def append(dsn, numbers, stream="n-1", type="n.added", store=store):
+    with psycopg.connect(dsn) as conn:
+        store.append(conn, stream, [NewEvent(type, i) for i in numbers])
+
+
+def rows(dsn):
+    with psycopg.connect(dsn) as conn:
+        return [row[0] for row in conn.execute("select i from effect order by n")]
+
+
+def insert(conn, events):
+    for event in events:
+        conn.execute("insert into effect (i) values (%s)", [event.data])
+
+
+def engine(dsn, **options):
+    return ProjectionEngine(store, pg_outbox.Outbox(dsn), poll_interval=0.02, **options)
+
+
+class Running:
+    """An engine in a thread of its own."""
+
+    def __init__(self, made):
+        self.engine = made
+        self.error = None
+
+    def _run(self):
+        try:
+            self.engine.run()
+        except BaseException as error:  # noqa: BLE001 - raised in the thread of the test
+            self.error = error
+
+    def __enter__(self):
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+        until("the engine runs", lambda: self.engine._stopping is not None or self.error)
+        return self.engine
+
+    def __exit__(self, *error):
+        self.engine.stop()
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+        if self.error is not None and error[0] is None:
+            raise self.error
+
+
+# Subscriptions
+
+
+def test_a_subscription_catches_up_and_then_follows(dsn):
+    append(dsn, range(600))
+    append(dsn, [7], "other-1")
+    outbox = pg_outbox.Outbox(dsn)
+    events = store.subscribe_all(outbox, categories=["n"], poll_interval=0.01)
+    assert [next(events).data for _ in range(600)] == list(range(600))
+    writer = threading.Thread(target=lambda: [append(dsn, [i]) for i in range(600, 640)])
+    writer.start()
+    assert [next(events).data for _ in range(40)] == list(range(600, 640))
+    writer.join()
+    position = events.position
+    append(dsn, [-1])
+    assert next(store.subscribe_all(outbox, position, types=["n.*"])).data == -1
+    threading.Timer(0.2, events.close).start()
+    assert [event.data for event in events] == [-1]
+
+
+async def test_async_subscriptions(dsn):
+    append(dsn, [1, 2, 3])
+    append(dsn, [4], "n-2")
+    append(dsn, [5], "n-1", "n.other")
+    async with pg_outbox.AsyncOutbox(dsn) as outbox:
+        async def first(events, count):
+            found = []
+            async for event in events:
+                found.append(event.data)
+                if len(found) == count:
+                    events.close()
+            return found
+
+        assert await first(store.subscribe_all(outbox, buffer=2), 5) == [1, 2, 3, 4, 5]
+        assert await first(store.subscribe_stream(outbox, "n-1", buffer=2), 4) == [1, 2, 3, 5]
+        assert await first(store.subscribe_stream(outbox, "n-1", 3), 1) == [5]
+        assert await first(store.subscribe_category(outbox, "n", types=["n.other"]), 1) == [5]
+        last = await store.subscribe_all(outbox, 3).__anext__()
+        assert last.data == 4 and last.position == 4 and last.stream == "n-2"
+        with pytest.raises(pg_outbox.InvalidError):
+            store.subscribe_all(outbox, buffer=0)
+
+
+def test_an_event_that_cannot_be_decoded_is_not_passed_over(dsn):
+    types = EventRegistry()
+    types.register("n.added", int)
+    strict = EventStore(types)
+    append(dsn, [1, "x", 3])
+    events = strict.subscribe_all(pg_outbox.Outbox(dsn))
+    assert next(events).data == 1
+    for _ in range(2):
+        with pytest.raises(SchemaError):
+            next(events)
+    assert events.position == 1
+
+
+def test_passing_errors_are_tried_again(server, dsn, caplog):
+    append(dsn, [1])
+    outbox = pg_outbox.Outbox(dsn)
+    events = store.subscribe_all(outbox, retries=50, retry_interval=0.05, poll_interval=0.01)
+    assert next(events).data == 1
+    name = dsn.rsplit("/", 1)[1]
+    with psycopg.connect(server.dsn("postgres"), autocommit=True) as conn:
+        conn.execute(f"alter database {name} allow_connections false")
+        conn.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s", [name])
+        threading.Timer(1.0, lambda: psycopg.connect(server.dsn("postgres"), autocommit=True).execute(f"alter database {name} allow_connections true")).start()
+        threading.Timer(2.0, lambda: append(dsn, [2])).start()
+        assert next(events).data == 2
+
+
+# Projections
+
+
+def test_a_projection_applies_each_event_once(table):
+    append(table, range(250))
+    append(table, [999], "n-1", "other")
+    made = engine(table)
+    made.register("totals", insert, lambda: psycopg.connect(table), types=["n.added"])
+    assert made.status("totals").state == "stopped"
+    with Running(made):
+        append(table, range(250, 300))
+        until("all are applied", lambda: len(rows(table)) == 300)
+        before = made.status("totals").position
+        append(table, [1000], "n-1", "other")
+        until("it passes over other types", lambda: made.status("totals").position > before and made.status("totals").lag == 0)
+        status = made.status("totals")
+        assert (status.state, status.processed, status.error) == ("running", 300, None) and status.latency > 0 and status.position >= 301
+    assert rows(table) == list(range(300)) and made.status("totals").state == "stopped"
+    again = engine(table)
+    again.register("totals", insert, lambda: psycopg.connect(table), types=["n.added"])
+    assert again.drain("totals") == 0
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "sqlalchemy", "asyncpg", "async psycopg", "async sqlalchemy"])
+def test_every_driver(table, driver):
+    append(table, range(5))
+    statement = sa.text("insert into effect (i) values (:i)")
+    url = table.replace("postgresql://", "postgresql+psycopg://")
+    made = engine(table)
+
+    def plain(session, events):
+        for event in events:
+            session.execute(statement, {"i": event.data})
+
+    async def by_asyncpg(conn, events):
+        for event in events:
+            await conn.execute("insert into effect (i) values ($1)", event.data)
+
+    async def by_psycopg(conn, events):
+        for event in events:
+            await conn.execute("insert into effect (i) values (%s)", [event.data])
+
+    async def by_session(session, events):
+        for event in events:
+            await session.execute(statement, {"i": event.data})
+
+    async def connect():
+        return await asyncpg.connect(table)
+
+    class Begin:
+        async def __aenter__(self):
+            self.conn = await asyncpg.connect(table)
+            return self.conn
+
+        async def __aexit__(self, *error):
+            await self.conn.close()
+
+    handler, begin = {
+        "psycopg": (insert, lambda: psycopg.connect(table)), "sqlalchemy": (plain, sessionmaker(sa.create_engine(url)).begin),
+        "asyncpg": (by_asyncpg, Begin), "async psycopg": (by_psycopg, lambda: psycopg.AsyncConnection.connect(table)),
+        "async sqlalchemy": (by_session, lambda: async_sessionmaker(create_async_engine(url)).begin()),
+    }[driver]
+    made.register("totals", handler, begin)
+    assert made.drain("totals") == 5 and rows(table) == list(range(5))
+
+
+def test_a_poison_event_is_recorded_and_not_passed_over(table, caplog):
+    append(table, range(5))
+    made, healed = engine(table), threading.Event()
+
+    @made.projection("totals", begin=lambda: psycopg.connect(table))
+    def totals(conn, events):
+        insert(conn, events)
+        if any(event.data == 3 for event in events) and not healed.is_set():
+            raise ValueError("cannot apply three")
+
+    with Running(made), caplog.at_level(logging.ERROR):
+        until("it stands", lambda: made.status("totals").state == "faulted")
+        status = made.status("totals")
+        assert rows(table) == [0, 1, 2] and "cannot apply three" in status.error and status.error_position == 4 and status.position == 3
+        with psycopg.connect(table) as conn:
+            assert conn.execute("select count(*) from outbox.cursor_list('projection totals') where last_error is not null").fetchone() == (1,)
+        healed.set()
+        until("it goes on", lambda: rows(table) == [0, 1, 2, 3, 4])
+        until("the error is gone", lambda: made.status("totals").state == "running")
+    failing = engine(table)
+    failing.register("bad", lambda conn, events: 1 / 0, lambda: psycopg.connect(table))
+    with pytest.raises(ZeroDivisionError):
+        failing.drain("bad")
+
+
+def test_an_event_that_cannot_be_decoded_stops_a_projection(table):
+    types = EventRegistry()
+    types.register("n.added", int)
+    append(table, [1, "x"])
+    made = ProjectionEngine(EventStore(types), pg_outbox.Outbox(table), poll_interval=0.02)
+    made.register("totals", insert, lambda: psycopg.connect(table))
+    with Running(made):
+        until("it stands", lambda: made.status("totals").state == "faulted")
+        assert rows(table) == [1] and "malformed data" in made.status("totals").error
+
+
+def test_pause_resume_and_registration_while_it_runs(table):
+    made = engine(table)
+    made.register("a", insert, lambda: psycopg.connect(table))
+    with pytest.raises(ProjectionError):
+        made.register("a", insert, lambda: psycopg.connect(table))
+    with Running(made):
+        append(table, [1])
+        until("it is applied", lambda: rows(table) == [1])
+        made.pause("a")
+        until("it is paused", lambda: made.status("a").state == "paused")
+        time.sleep(0.1)
+        append(table, [2])
+        time.sleep(0.2)
+        assert rows(table) == [1]
+        made.resume("a")
+        until("it goes on", lambda: rows(table) == [1, 2])
+        made.unregister("a")
+        with pytest.raises(ProjectionError):
+            made.status("a")
+        with pytest.raises(ProjectionError, match="runs already"):
+            asyncio.run(made.arun())
+
+
+def test_inline_and_live_projections(table):
+    made, seen = ProjectionEngine(EventStore(), pg_outbox.Outbox(table), poll_interval=0.02), []
+
+    @made.inline("inline", types=["n.*"])
+    def inline(conn, events):
+        insert(conn, events)
+
+    @made.live("live", types=["n.added"])
+    def live(event):
+        seen.append(event.data)
+        if event.data == 11:
+            raise ValueError
+
+    append(table, [1])
+    with Running(made):
+        until("it follows", lambda: made.status("live").state == "running" and made._lives["live"].events is not None)
+        append(table, [10, 11, 12], store=made._store)
+        assert rows(table) == [10, 11, 12], "in the transaction"
+        until("it has seen them", lambda: seen == [10, 11, 12])
+    assert made.status("inline").kind == "inline"
+    made.unregister("inline")
+    append(table, [13], store=made._store)
+    assert rows(table) == [10, 11, 12]
+
+
+def test_two_engines_share_a_projection(table):
+    append(table, range(200))
+    made = [engine(table), engine(table)]
+    for one in made:
+        one.register("totals", insert, lambda: psycopg.connect(table), batch=7)
+    with Running(made[0]), Running(made[1]):
+        for start in range(200, 400, 10):
+            append(table, range(start, start + 10))
+        until("all are applied", lambda: len(rows(table)) >= 400)
+    assert rows(table) == list(range(400)) and sum(one.status("totals").processed for one in made) >= 400
+
+
+PROGRAM = """
+import sys, time, psycopg, pg_outbox
+from pg_outbox.events import EventStore, ProjectionEngine
+dsn = sys.argv[1]
+engine = ProjectionEngine(EventStore(), pg_outbox.Outbox(dsn), poll_interval=0.02)
+@engine.projection("totals", begin=lambda: psycopg.connect(dsn), batch=5)
+def totals(conn, events):
+    for event in events:
+        conn.execute("insert into effect (i) values (%s)", [event.data])
+        time.sleep(0.002)
+print("begun", flush=True)
+engine.run()
+print("ended", flush=True)
+"""
+
+
+def test_processes_that_are_killed_lose_and_repeat_nothing(table):
+    append(table, range(300))
+    processes = [subprocess.Popen([sys.executable, "-c", PROGRAM, table], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in processes:
+        assert process.stdout.readline() == "begun\n"
+    until("it has begun", lambda: len(rows(table)) > 20)
+    processes[0].kill()
+    until("all are applied", lambda: len(rows(table)) >= 300)
+    processes[1].send_signal(signal.SIGTERM)
+    assert processes[1].communicate(timeout=60)[0] == "ended\n" and processes[1].returncode == 0
+    processes[0].wait(60)
+    assert rows(table) == list(range(300))
+
+
+def test_a_rebuild_applies_all_again(table):
+    append(table, range(500))
+    made, progress = engine(table), []
+
+    @made.projection("totals", begin=lambda: psycopg.connect(table))
+    def totals(conn, events):
+        insert(conn, events)
+        time.sleep(0.25)
+
+    made.drain("totals")
+    with psycopg.connect(table) as conn:
+        conn.execute("insert into effect (i) values (-1)")
+    applied = made.rebuild("totals", clear=lambda conn: conn.execute("truncate effect"), progress=progress.append)
+    assert applied == 500 and rows(table) == list(range(500))
+    last = progress[-1]
+    assert len(progress) >= 2 and last.done == last.total == 500 and last.remaining == 0 and last.rate > 0
+    with psycopg.connect(table) as conn:
+        assert conn.execute("select count(*) from outbox.audit where action = 'cursor_reset'").fetchone()[0] == 1
+    assert made.rebuild("totals", clear=lambda conn: conn.execute("truncate effect"), from_position=490) == 10
+
+
+def test_encrypted_events_in_projections(table):
+    keys = FieldEncryption(
+        LocalKeys({"m": b"1" * 32}), {"p": ["name"]}, master_key="m", per="subject", subject=lambda e: e.data["id"], cache_seconds=0,
+    )
+    secret, seen = EventStore(encryption=keys), []
+    with psycopg.connect(table) as conn:
+        secret.append(conn, "p-1", [NewEvent("p", {"id": "a", "name": "Ada"}), NewEvent("p", {"id": "b", "name": "Bob"})])
+        conn.execute("select outbox.revoke_subject_keys('b', reason => 'x')")
+    made = ProjectionEngine(secret, pg_outbox.Outbox(table))
+    made.register("names", lambda conn, events: seen.extend((event.data["name"], event.redacted) for event in events), lambda: psycopg.connect(table))
+    made.drain("names")
+    assert seen == [("Ada", False), (None, True)]
+    events = secret.subscribe_all(pg_outbox.Outbox(table))
+    assert [(event.data["name"], event.redacted) for event in itertools.islice(events, 2)] == [("Ada", False), (None, True)]
+    assert issubclass(KeyRevokedError, pg_outbox.OutboxError)
+
+
+def test_bytes_in_subscriptions_and_projections(table):
+    pytest.importorskip("msgpack")
+    packed, seen = EventStore(serializer=MessagePack()), []
+    append(table, [{"a": [1, "ä"]}], store=packed)
+    append(table, [None])
+    with psycopg.connect(table) as conn:
+        conn.execute(r"select outbox.append_bytes('n-2', '{other}', array['\x00ff'::bytea])")
+        conn.execute("select outbox.erase(outbox.enqueue('x', '1'), reason => 'x')")
+    events = packed.subscribe_all(pg_outbox.Outbox(table))
+    assert [next(events).data for _ in range(3)] == [{"a": [1, "ä"]}, None, b"\x00\xff"]
+    made = ProjectionEngine(packed, pg_outbox.Outbox(table))
+    made.register("all", lambda conn, events: seen.extend(event.data for event in events), lambda: psycopg.connect(table))
+    assert made.drain("all") == 3 and seen == [{"a": [1, "ä"]}, None, b"\x00\xff"]
+
+
+def test_more_blocking_projections_than_asyncio_has_threads(table):
+    made = engine(table)
+    for i in range(12):
+        made.register(f"p{i}", insert, lambda: psycopg.connect(table))
+    append(table, [1])
+    with Running(made):
+        until("all have applied it", lambda: rows(table) == [1] * 12)
+
+
+def test_an_engine_that_is_stopped_at_once_ends(table):
+    for _ in range(5):
+        made = engine(table)
+        made.register("p", insert, lambda: psycopg.connect(table))
+        made.live("live")(lambda event: None)
+        with Running(made):
+            pass
+
+
+def test_connections_that_are_killed_lose_and_repeat_nothing(table):
+    made, ended = engine(table), threading.Event()
+    made.register("totals", insert, lambda: psycopg.connect(table), batch=5)
+
+    def kill():
+        while not ended.wait(0.15):
+            with psycopg.connect(table, autocommit=True) as conn:
+                conn.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()"
+                    " and pid <> pg_backend_pid() and backend_type = 'client backend' and application_name <> 'writer'"
+                )
+
+    killer = threading.Thread(target=kill)
+    with Running(made):
+        killer.start()
+        with psycopg.connect(table, application_name="writer") as conn:
+            for start in range(0, 300, 10):
+                store.append(conn, "n-1", [NewEvent("n.added", i) for i in range(start, start + 10)])
+                conn.commit()
+                time.sleep(0.05)
+        ended.set()
+        killer.join()
+        until("all are applied", lambda: len(rows(table)) >= 300)
+    assert rows(table) == list(range(300))
