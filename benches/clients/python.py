@@ -16,6 +16,7 @@ from pg_outbox import _enqueue
 DSN = sys.argv[1]
 CALLS = int(os.environ.get("CALLS", "3000"))
 DELIVERIES = int(os.environ.get("DELIVERIES", "10000"))
+EVENTS = int(os.environ.get("EVENTS", "100000"))
 LATENCIES = int(os.environ.get("LATENCIES", "1000"))
 PAYLOAD = {"order": 42, "amount": 129.95}
 
@@ -163,9 +164,114 @@ def imports():
     say(case="import", what="enqueue", ms=ours - bare)
 
 
+def events():
+    """An aggregate of ten events that is saved and loaded, beside pyeventsourcing; a projection; encryption of three fields."""
+    from dataclasses import dataclass
+    from uuid import uuid4
+
+    import pg_outbox._core as core
+    from eventsourcing.application import Application
+    from eventsourcing.domain import Aggregate as TheirAggregate
+    from eventsourcing.domain import event
+    from pg_outbox.events import (
+        Aggregate,
+        EventRegistry,
+        EventStore,
+        ProjectionEngine,
+        Repository,
+        applies,
+    )
+
+    registry = EventRegistry()
+
+    @registry.event("order.changed")
+    @dataclass
+    class Changed:
+        amount: int
+
+    class Order(Aggregate):
+        category = "pyorder"
+        amount: int = 0
+
+        @applies(Changed)
+        def _changed(self, change: Changed) -> None:
+            self.amount = change.amount
+
+    class TheirOrder(TheirAggregate):
+        def __init__(self) -> None:
+            self.amount = 0
+
+        @event("Changed")
+        def change(self, amount: int) -> None:
+            self.amount = amount
+
+    store = EventStore(registry)
+    orders = Repository(store, Order)
+    target = psycopg.conninfo.conninfo_to_dict(DSN)
+    theirs = Application(env={
+        "PERSISTENCE_MODULE": "eventsourcing.postgres", "POSTGRES_DBNAME": target["dbname"], "POSTGRES_HOST": target["host"],
+        "POSTGRES_PORT": str(target["port"]), "POSTGRES_USER": target["user"], "POSTGRES_PASSWORD": target["password"],
+    })
+
+    def save_theirs() -> None:
+        order = TheirOrder()
+        for amount in range(9):
+            order.change(amount)
+        theirs.save(order)
+        theirs.repository.get(order.id)
+
+    with psycopg.connect(DSN) as conn:
+
+        def save_ours() -> None:
+            number = str(uuid4())
+            order = orders.load(conn, number)
+            for amount in range(10):
+                order.record(Changed(amount))
+            orders.save(conn, order)
+            conn.commit()
+            orders.load(conn, number)
+            conn.commit()
+
+        best = {"ours": float("inf"), "theirs": float("inf")}
+        for _ in range(4):
+            for name, body in (("ours", save_ours), ("theirs", save_theirs)):
+                started = time.perf_counter()
+                for _ in range(CALLS // 10):
+                    body()
+                best[name] = min(best[name], (time.perf_counter() - started) / (CALLS // 10))
+        say(case="aggregate", peer="pyeventsourcing", per_second=1 / best["ours"], theirs=1 / best["theirs"])
+        conn.execute(
+            "select count(outbox.append_many('stock-' || i, array_fill('stock.counted'::text, '{100}'), array_fill('{\"n\": 1}'::jsonb,"
+            " '{100}'))) from generate_series(1, %s) i", [EVENTS // 100],
+        )
+        conn.commit()
+    outbox = pg_outbox.Outbox(DSN)
+    while (found := outbox.stats()).routed < found.feed_end:
+        time.sleep(0.01)
+    engine = ProjectionEngine(store, outbox)
+    seen = 0
+
+    @engine.projection("counted", begin=lambda: psycopg.connect(DSN), categories=["stock"], batch=1000)
+    def counted(conn, page):
+        nonlocal seen
+        seen += len(page)
+
+    started = time.perf_counter()
+    engine.drain("counted")
+    say(case="projection", per_second=seen / (time.perf_counter() - started))
+    assert seen == EVENTS, seen
+    data = json.dumps({"name": "Ada Lovelace", "email": "ada@example.com", "address": {"street": "Main 1", "city": "Bern"}, "total": 42})
+    key, paths = os.urandom(32), ["name", "email", "address.street"]
+    started = time.perf_counter()
+    for _ in range(CALLS * 10):
+        core.encrypt_fields(key, "customer-7", "customer.named", data, paths, os.urandom(36))
+    say(case="encrypt", us=(time.perf_counter() - started) / (CALLS * 10) * 1e6)
+
+
 blocking()
 asyncio.run(asynchronous())
 workers()
 application()
 latency()
+events()
 imports()
