@@ -20,6 +20,10 @@ export type { EncryptionOptions, KeyProvider, OnUndecryptable, Plain } from './e
 export { CommandBus } from './events/commands.js';
 export type { Command, CommandContext, CommandHandler, CommandMiddleware, DispatchOptions, ResultOf } from './events/commands.js';
 export * from './events/middleware.js';
+export { subscribeAll, subscribeCategory, subscribeStream } from './events/subscriptions.js';
+export type { FeedOptions, SubscribeOptions } from './events/subscriptions.js';
+export { ProjectionEngine } from './events/projections.js';
+export type { Projection, ProjectionOptions, ProjectionStatus, RebuildProgress } from './events/projections.js';
 export * from './events/errors.js';
 export { transaction } from './client/driver.js';
 export type { Executor, Session } from './client/driver.js';
