@@ -24,6 +24,8 @@ export { subscribeAll, subscribeCategory, subscribeStream } from './events/subsc
 export type { FeedOptions, SubscribeOptions } from './events/subscriptions.js';
 export { ProjectionEngine } from './events/projections.js';
 export type { Projection, ProjectionOptions, ProjectionStatus, RebuildProgress } from './events/projections.js';
+export { Saga, SagaManager } from './events/sagas.js';
+export type { SagaContext, SagaHandlers, SagaOptions, SagaStatus, SagaStep } from './events/sagas.js';
 export * from './events/errors.js';
 export { transaction } from './client/driver.js';
 export type { Executor, Session } from './client/driver.js';

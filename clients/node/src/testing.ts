@@ -278,5 +278,5 @@ export class FakeReceiver {
     }
 }
 
-export { any, anything, assertEvents, Decided, fixed, given, like, Matcher, matches, recorded, recordedAll, satisfying } from './events/testkit.js';
-export type { ExpectedError, ExpectedEvent } from './events/testkit.js';
+export { any, anything, assertEvents, Decided, fixed, given, givenSaga, like, Matcher, matches, recorded, recordedAll, satisfying } from './events/testkit.js';
+export type { ExpectedError, ExpectedEvent, ExpectedSaga } from './events/testkit.js';

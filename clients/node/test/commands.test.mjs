@@ -183,6 +183,7 @@ test('retry repeats conflicts in new transactions, and nothing else', async () =
     const other = flaky(new Error('other'), 9);
     await assert.rejects(other.bus.dispatch(place(stream, { key: `${stream}c` })), /other/);
     assert.equal(other.seen.calls, 1);
+    await transaction(pool, (tx) => shop([retry(), idempotency()]).bus.dispatch(place(stream, { key: `${stream}e` }), { tx }));
     const inside = shop([idempotency(), retry()]);
     await assert.rejects(inside.bus.dispatch(place(stream, { key: `${stream}d` })), { name: 'InvalidError', message: 'retry() is inside of a transaction' });
 });

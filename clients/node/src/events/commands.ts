@@ -174,6 +174,8 @@ class Context implements CommandContext {
     #tx: Session | undefined;
     readonly #outer: Context | undefined;
     readonly begun: boolean;
+    /** Whether the transaction is one of the caller. */
+    readonly joined: boolean;
     committing = false;
     #repeated = false;
 
@@ -186,6 +188,7 @@ class Context implements CommandContext {
         this.#tx = tx;
         this.#outer = outer;
         this.begun = tx !== undefined;
+        this.joined = outer?.joined ?? this.begun;
     }
 
     get tx(): Session {

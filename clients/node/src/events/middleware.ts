@@ -130,16 +130,17 @@ export function timeout(seconds = 30): CommandMiddleware {
     };
 }
 
-/** Tries a command again after a conflict or a passing error, in a new transaction: 3 tries, waits of 0.1 s and 0.2 s. */
+/**
+ * Tries a command again after a conflict or a passing error, in a new transaction: 3 tries, waits of 0.1 s and 0.2 s. In a transaction
+ * of the caller there is only one try, because the whole transaction would have to be repeated.
+ */
 export function retry(policy: RetryPolicy = {}): CommandMiddleware {
     return async (_, context, next) => {
-        if (isBegun(context)) throw invalid('retry() is inside of a transaction', { hint: 'Add it before idempotency(), and dispatch without { tx }.' });
+        const { begun, joined } = context as CommandContext & { begun: boolean; joined: boolean };
+        if (joined) return next();
+        if (begun) throw invalid('retry() is inside of a transaction', { hint: 'Add it before idempotency().' });
         return retrying({ on: (error) => isConflict(error) || isRetryable(error), ...policy }, next, context.signal);
     };
-}
-
-function isBegun(context: CommandContext): boolean {
-    return (context as CommandContext & { begun: boolean }).begun;
 }
 
 /** Gives the command, and all that it causes, a correlation id: that of the command, of the context, or a new one. */

@@ -11,6 +11,9 @@ import { isDeepStrictEqual } from 'node:util';
 import type { Aggregate, AggregateClass } from './aggregate.js';
 import { withContext } from './context.js';
 import type { AnyEvent } from './registry.js';
+import type { NewMessage } from '../client/message.js';
+import type { Command } from './commands.js';
+import { SagaRun, type Saga, type SagaStatus } from './sagas.js';
 import type { RecordedEvent } from './store.js';
 
 /** A part of an expectation that is not compared for equality. */
@@ -157,6 +160,119 @@ export function given<A extends Aggregate<any>>(aggregate: AggregateClass<A>, ev
             };
             return new Decided(decided());
         },
+    };
+}
+
+/** A command or a message that a saga is expected to send: those of its properties that are given. */
+type Wanted = Record<string, unknown>;
+
+/** The expectation of a test of a saga. The parts that are not given are not compared, but for commands and messages. */
+export interface ExpectedSaga {
+    /** The commands that were sent by the last events, each with at least these properties. The default is none. */
+    commands?: readonly Wanted[];
+    /** The messages that were enqueued, time-outs as well. */
+    messages?: readonly Wanted[];
+    status?: SagaStatus;
+    state?: unknown;
+    steps?: readonly { name: string; status: string }[];
+    failureReason?: string | null;
+}
+
+/** The saga of a test, and what it has done. */
+class SagaTest {
+    row: ConstructorParameters<typeof SagaRun>[1] | undefined;
+    commands: Command[] = [];
+    messages: NewMessage[] = [];
+
+    constructor(
+        readonly saga: Saga<any, any>,
+        readonly replies: (command: Command) => unknown,
+    ) {}
+
+    async run(body: (one: SagaRun) => void | Promise<void>): Promise<void> {
+        const effects = {
+            tx: undefined,
+            send: async (command: Command) => {
+                this.commands.push(command);
+                return this.replies(command);
+            },
+            enqueue: async (message: NewMessage) => this.messages.push(message),
+            attempt: (body: () => Promise<void>) => body(),
+        };
+        const one = new SagaRun(this.saga, structuredClone(this.row!), effects);
+        if (one.ended) return;
+        await one.handle(() => body(one));
+        if (one.status === 'compensating') await one.compensate();
+        this.row = { sagaId: one.id, state: one.stored, status: one.status, steps: one.steps, failureReason: one.failureReason };
+    }
+
+    async event(event: RecordedEvent<any>): Promise<void> {
+        const sagaId = this.saga.correlation(event);
+        if (sagaId === undefined || (this.row === undefined && !this.saga.startedBy.includes(event.type))) return;
+        this.row ??= { sagaId, state: this.saga.initial(event), status: 'started', steps: null, failureReason: null };
+        if (this.row.sagaId === sagaId) await this.run((one) => this.saga.handlers[event.type]?.(event, one));
+    }
+
+    check(wanted: ExpectedSaga): void {
+        const least = (list: readonly Wanted[] = []) => list.map(like);
+        expected('the commands differ', this.commands, least(wanted.commands));
+        if (wanted.messages !== undefined) expected('the messages differ', this.messages, least(wanted.messages));
+        const { $timeouts: _, ...state } = (this.row?.state ?? {}) as Record<string, unknown>;
+        const seen = { status: this.row?.status, state, steps: this.row?.steps, failureReason: this.row?.failureReason };
+        for (const name of ['status', 'state', 'steps', 'failureReason'] as const) {
+            if (wanted[name] !== undefined) expected(`the ${name} differs`, seen[name], wanted[name]);
+        }
+    }
+}
+
+type EventOfSaga<S> = S extends Saga<infer E, any> ? E : never;
+
+/**
+ * Begins a test of a saga with the events that it has handled. The commands and messages of these events are not compared.
+ * `replies` gives the results of commands.
+ *
+ * ```ts
+ * await givenSaga(new Shipping(), [placed]).when(paid).expect({ commands: [{ type: 'shipment.request' }], status: 'running' });
+ * ```
+ */
+export function givenSaga<S extends Saga<any, any>>(saga: S, events: readonly EventOfSaga<S>[] = [], replies: (command: Command) => unknown = () => undefined) {
+    const test = new SagaTest(saga, replies);
+    let version = 0;
+    const all = async (list: readonly AnyEvent[]) => {
+        for (const event of list) await test.event(recorded(event, { version: (version += 1) }));
+        return test;
+    };
+    const ready = async () => {
+        await all(events as readonly AnyEvent[]);
+        test.commands = [];
+        test.messages = [];
+    };
+    const after = (done: Promise<unknown>) => ({
+        async expect(wanted: ExpectedSaga): Promise<void> {
+            await done;
+            test.check(wanted);
+        },
+        async expectError(wanted: ExpectedError): Promise<void> {
+            const thrown = await done.then(() => undefined, (error: unknown) => ({ error }));
+            if (thrown === undefined) throw new AssertionError({ message: 'an error was expected, and there was none', expected: wanted, operator: 'expectError' });
+            assertError(thrown.error, wanted);
+        },
+    });
+    return {
+        /** Further events happen. */
+        when: (...more: EventOfSaga<S>[]) => after(ready().then(() => all(more as AnyEvent[]))),
+        /** A time-out is over, if the saga has set it. */
+        whenTimeout: (name: string) =>
+            after(
+                ready().then(async () => {
+                    const pending = (test.row?.state as { $timeouts?: object } | undefined)?.$timeouts ?? {};
+                    if (!Object.hasOwn(pending, name)) return;
+                    await test.run(async (one) => {
+                        one.clearTimeout(name);
+                        await saga.timeouts[name]!(one);
+                    });
+                }),
+            ),
     };
 }
 
