@@ -99,6 +99,14 @@ const ALONE = 'Begin one with transaction(pool, async (tx) => ...), or use appen
 /** A Null in a list of arguments is the null of SQL; this is the null of JSON. */
 const JSON_NULL = { toJSON: () => null };
 
+function cloned({ type, data }: AnyEvent): unknown {
+    try {
+        return structuredClone(data);
+    } catch (cause) {
+        throw new SchemaError(`the data of an event of type "${type}" cannot be copied`, '22023', { cause });
+    }
+}
+
 /**
  * An event store: `new EventStore({ registry: events })`. `append` and `load` take your transaction, of any driver that `enqueue`
  * takes. A pool is refused.
@@ -180,8 +188,8 @@ export class EventStore<In extends AnyEvent = AnyEvent, Out extends AnyEvent = I
         const metadata = withoutEncryption({ ...common, ...event.metadata });
         const latest = this.upcasters.latest(event.type);
         if (latest > 1 && metadata.schema_version === undefined) metadata.schema_version = latest;
-        // Bytes are for serializers that are not JSON.
-        const data = this.#serializer === undefined ? JSON.parse(json(event.data, 'the data of an event')) : structuredClone({ ...event }.data);
+        // Serializers that are not JSON take bytes and dates as well.
+        const data = this.#serializer === undefined ? JSON.parse(json(event.data, 'the data of an event')) : cloned(event);
         return { stream, type: event.type, data, metadata, tenant };
     }
 
@@ -273,7 +281,8 @@ export class EventStore<In extends AnyEvent = AnyEvent, Out extends AnyEvent = I
                 hint: 'Give the store a serializer for it, in "serializers", or call loadRaw().',
             });
         }
-        return serializer.decode(body, type!);
+        // Serializers would return parts of a Buffer as Buffers.
+        return serializer.decode(new Uint8Array(body.buffer, body.byteOffset, body.byteLength), type!);
     }
 
     /** Returns facts about a stream. Throws a NotFoundError if there is none. */
