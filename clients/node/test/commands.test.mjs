@@ -62,6 +62,7 @@ test('a command takes part in a transaction of the caller', async () => {
     assert.deepEqual(await load(stream), []);
     await transaction(pool, (tx) => bus.dispatch(place(stream, { key: stream }), { tx }));
     assert.equal((await load(stream)).length, 1);
+    await assert.rejects(bus.dispatch(place(stream), { tx: pool }), { name: 'InvalidError', message: 'dispatch() needs a transaction' });
     await assert.rejects(new CommandBus().register('a', () => {}).dispatch({ type: 'a', data: 1 }), { name: 'InvalidError', message: 'the command needs a transaction' });
 });
 

@@ -297,6 +297,7 @@ test('upcasters run before the schema, and their version is stamped', async () =
         if (bad === null) continue;
         await assert.rejects(loaded(store, strange), SchemaError);
     }
+    await assert.rejects(loaded(new EventStore({ upcasters: new Upcasters().add('order.placed', 1, () => {}) }), stream), /has returned nothing/);
     assert.throws(() => new EventStore({ upcasters: new Upcasters().add('a', 1, (d) => d).add('a', 3, (d) => d) }), SchemaError);
 });
 

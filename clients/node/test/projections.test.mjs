@@ -149,11 +149,16 @@ test('an inline projection is part of the append, and its error refuses it', asy
         encryption: new FieldEncryption({ provider: new LocalKeys({ m: Buffer.alloc(32, 1) }), fields: { 'n.odd': ['n'] } }),
     }));
     await pool.query(TABLE);
-    new ProjectionEngine(pool, store).register(noting('inline', { kind: 'inline', types: ['n.odd'] }));
+    const engine = new ProjectionEngine(pool, store).register(noting('inline', { kind: 'inline', types: ['n.odd'] }));
+    await assert.rejects(engine.pause('inline'), ProjectionError);
+    await engine.stop();
     await append('a-1', 1, 2, 3);
     assert.deepEqual(await noted(pool, 'inline'), [1, 3]);
     await assert.rejects(append('a-1', 5, 1), { code: '23505' });
     assert.deepEqual([await noted(pool, 'inline'), (await store.streamInfo(pool, 'a-1')).version], [[1, 3], 3]);
+    await engine.unregister('inline');
+    await append('a-1', 7);
+    assert.deepEqual(await noted(pool, 'inline'), [1, 3]);
 });
 
 test('a live projection sees only new events', async (t) => {
@@ -161,13 +166,19 @@ test('a live projection sees only new events', async (t) => {
     await append('a-1', 1);
     await settled(pool);
     const seen = [];
-    const engine = new ProjectionEngine(pool, store, QUICK).register({ name: 'live', kind: 'live', handle: async (_, events) => void seen.push(...numbers(events)) });
+    const engine = new ProjectionEngine(pool, store, QUICK).register({
+        name: 'live', kind: 'live',
+        handle: async (_, events) => {
+            if (seen.push(...numbers(events)) === 1) throw new Error('the first');
+        },
+    });
     engine.start();
-    for (let n = 2; seen.length === 0; n += 1) {
+    for (let n = 2; seen.length < 3; n += 1) {
         await append('a-1', n);
         await new Promise((resolve) => setTimeout(resolve, 20));
     }
     assert.ok(!seen.includes(1));
+    assert.match((await engine.status('live')).error, /the first/);
     await engine.stop();
 });
 

@@ -6,7 +6,7 @@
  * transaction of its own. A dispatch that is given a transaction takes part in it.
  */
 
-import { transaction, type Executor, type Session } from '../client/driver.js';
+import { checkSession, transaction, type Executor, type Session } from '../client/driver.js';
 import { invalid } from '../client/errors.js';
 import { newId, withContext } from './context.js';
 import { CommandNotHandledError } from './errors.js';
@@ -104,6 +104,7 @@ export class CommandBus<C extends Command = Command, Tx = any> {
         if (options.tx === undefined && this.#client === undefined) {
             throw invalid('the command needs a transaction', { hint: 'Give the bus a client, or give dispatch() a transaction: { tx }.' });
         }
+        if (options.tx !== undefined) checkSession(options.tx, 'dispatch', 'Without { tx }, the bus begins a transaction.');
         const id = command.id ?? newId();
         const context = new Context(id, options.signal ?? NEVER, options.tx);
         const text = (name: string) => (typeof command.metadata?.[name] === 'string' ? (command.metadata[name] as string) : undefined);

@@ -2,7 +2,8 @@
  * Projections: read models that follow events.
  *
  * `inline` runs in the transaction that appends, and its errors refuse the append. `async` runs behind it: the effect and the cursor
- * move in one transaction, so each event is applied once, however many processes run. `live` has no cursor and sees only new events.
+ * move in one transaction, so each event is applied once, however many processes run. `live` has no cursor, sees only new events, and
+ * goes on after an event that fails.
  *
  * An event at which an asynchronous projection fails is never passed over. The error is stored with the cursor, where `health()` of
  * the server shows it, and the event is tried again after a growing wait.
@@ -134,7 +135,7 @@ export class ProjectionEngine<C extends Executor = Executor, Out extends AnyEven
             entry.state = 'running';
             entry.undo = this.#store.onAppend(async (tx, events) => {
                 const own = events.filter((event) => takes(projection, event));
-                if (own.length > 0 && entry.state === 'running') await this.#handle(entry, tx, own);
+                if (own.length > 0) await this.#handle(entry, tx, own);
             });
         }
         this.#entries.set(projection.name, entry);
@@ -159,11 +160,8 @@ export class ProjectionEngine<C extends Executor = Executor, Out extends AnyEven
     start(name?: string): void {
         for (const one of name === undefined ? this.names : [name]) {
             const entry = this.#entry(one);
-            if (entry.loop !== undefined || kindOf(entry.projection) === 'inline') {
-                entry.state = 'running';
-                continue;
-            }
             entry.state = 'running';
+            if (entry.loop !== undefined || kindOf(entry.projection) === 'inline') continue;
             entry.ending = new AbortController();
             const work = kindOf(entry.projection) === 'live' ? this.#live(entry) : this.#apply(entry, entry.ending.signal).then(() => {});
             entry.loop = work.catch((error: unknown) => this.#end(entry, error)).finally(() => (entry.loop = undefined));
@@ -177,20 +175,24 @@ export class ProjectionEngine<C extends Executor = Executor, Out extends AnyEven
         this.#failed?.(error);
     }
 
-    /** Stops a projection, or all, after the transaction that it is in. */
+    /** Stops a projection, or all, after the transaction that it is in. An inline one would miss events, so it works until `unregister`. */
     async stop(name?: string): Promise<void> {
         const entries = (name === undefined ? this.names : [name]).map((one) => this.#entry(one));
         for (const entry of entries) {
             entry.ending.abort();
-            if (entry.state !== 'failed') entry.state = 'stopped';
+            if (entry.state !== 'failed' && kindOf(entry.projection) !== 'inline') entry.state = 'stopped';
         }
         await Promise.all(entries.map((entry) => entry.loop));
     }
 
     /** Pauses a projection in this process. */
     async pause(name: string): Promise<void> {
+        const entry = this.#entry(name);
+        if (kindOf(entry.projection) === 'inline') {
+            throw new ProjectionError(`projection "${name}" is inline and cannot be paused`, '0A000', { hint: 'It would miss events. unregister() ends it.' });
+        }
         await this.stop(name);
-        this.#entry(name).state = 'paused';
+        entry.state = 'paused';
     }
 
     /** Goes on with a projection that is paused, or has failed. */
@@ -255,7 +257,16 @@ export class ProjectionEngine<C extends Executor = Executor, Out extends AnyEven
         const { signal } = entry.ending;
         const after = await this.#outbox.head();
         const options = { after, signal, ...(types ? { types } : {}), ...(categories ? { categories } : {}), pollInterval: this.#options.pollInterval };
-        for await (const event of subscribeAll(this.#client, this.#store, options)) await this.#handle(entry, undefined, [event]);
+        for await (const event of subscribeAll(this.#client, this.#store, options)) {
+            try {
+                await this.#handle(entry, undefined, [event]);
+            } catch (error) {
+                // It has no position to come back to, so the event is only told.
+                entry.error = String(error);
+                this.#log.write('error', 'a live projection failed', { projection: entry.projection.name, position: event.position }, error);
+                this.#options.onError?.(error, entry.projection.name);
+            }
+        }
     }
 
     async #handle(entry: Entry, tx: any, events: RecordedEvent<any>[]): Promise<void> {

@@ -76,6 +76,10 @@ export class Upcasters {
             throw refused(`malformed schema version of an event of type ${type}`);
         }
         const versions = this.#types.get(type)!;
-        return this.steps(type, version).reduce((older, from) => versions.get(from)!(older, { type, metadata }), data);
+        return this.steps(type, version).reduce((older, from) => {
+            const newer = versions.get(from)!(older, { type, metadata });
+            if (newer === undefined) throw refused(`the upcaster of event type ${type} from version ${from} has returned nothing`);
+            return newer;
+        }, data);
     }
 }
