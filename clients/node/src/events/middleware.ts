@@ -109,7 +109,10 @@ export function timeout(seconds = 30): CommandMiddleware {
     return async (command, context, next) => {
         const controller = new AbortController();
         const around = context.signal;
-        context.signal = AbortSignal.any([around, controller.signal]);
+        const stop = () => controller.abort(around.reason);
+        if (around.aborted) stop();
+        around.addEventListener('abort', stop, { once: true });
+        context.signal = controller.signal;
         let timer: NodeJS.Timeout | undefined;
         const late = new Promise<never>((_, reject) => {
             timer = setTimeout(() => {
@@ -125,6 +128,7 @@ export function timeout(seconds = 30): CommandMiddleware {
             return await Promise.race([result, late]);
         } finally {
             clearTimeout(timer);
+            around.removeEventListener('abort', stop);
             context.signal = around;
         }
     };

@@ -317,23 +317,30 @@ export class ProjectionEngine<C extends Executor = Executor, Out extends AnyEven
             await projection.clear!(tx);
         });
         const own = new AbortController();
-        const ended = signal === undefined ? own.signal : AbortSignal.any([own.signal, signal]);
+        const stop = () => own.abort();
+        if (signal?.aborted) stop();
+        signal?.addEventListener('abort', stop, { once: true });
+        const ended = own.signal;
         const begun = performance.now();
         const work = entry.loop === undefined ? this.#apply(entry, ended, true) : undefined;
         let over = false;
         void work?.catch(() => {}).finally(() => (over = true));
-        for (let told = 0; ; await sleep(0.1, ended)) {
-            const done = Math.min((await this.#outbox.cursorGet({ consumer, ifMissing: 0 })).position, total);
-            const seconds = (performance.now() - begun) / 1000;
-            const finished = done >= total || over || ended.aborted;
-            if (finished || seconds >= told + 1) {
-                told = seconds;
-                const rate = done / Math.max(seconds, 0.001);
-                onProgress?.({ done, total, rate, secondsLeft: done === 0 ? null : (total - done) / rate });
+        try {
+            for (let told = 0; ; await sleep(0.1, ended)) {
+                const done = Math.min((await this.#outbox.cursorGet({ consumer, ifMissing: 0 })).position, total);
+                const seconds = (performance.now() - begun) / 1000;
+                const finished = done >= total || over || ended.aborted;
+                if (finished || seconds >= told + 1) {
+                    told = seconds;
+                    const rate = done / Math.max(seconds, 0.001);
+                    onProgress?.({ done, total, rate, secondsLeft: done === 0 ? null : (total - done) / rate });
+                }
+                if (finished) break;
             }
-            if (finished) break;
+        } finally {
+            own.abort();
+            signal?.removeEventListener('abort', stop);
         }
-        own.abort();
         await work;
         return total;
     }

@@ -105,7 +105,7 @@ interface Step {
 /** The entry of the stored state that holds the ids of the messages of time-outs. */
 const TIMEOUTS = '$timeouts';
 
-export const topicOf = (saga: string): string => `saga.timeout.${saga}`;
+const topicOf = (saga: string): string => `saga.timeout.${saga}`;
 const ENDED: readonly string[] = ['completed', 'failed', 'compensated', 'compensation_failed'];
 
 /** A saga in memory. It changes as the handlers say, and knows what to store. */
