@@ -10,7 +10,7 @@ const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc');
 rmSync(`${here}dist`, { recursive: true, force: true });
 execFileSync(process.execPath, [tsc, '-p', here], { cwd: here, stdio: 'inherit' });
 // The ES modules only re-export the CommonJS modules, so there is one instance of each module for both kinds of import.
-for (const entry of ['index', 'enqueue', 'testing']) {
+for (const entry of ['index', 'enqueue', 'events', 'testing']) {
     writeFileSync(`${here}dist/${entry}.mjs`, `export * from './${entry}.js';\n`);
     writeFileSync(`${here}dist/${entry}.d.mts`, `export * from './${entry}.js';\n`);
 }

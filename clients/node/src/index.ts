@@ -23,7 +23,7 @@ export type { EnqueueOptions, Handlers, Schemas } from './app/topics.js';
 export { unchecked } from './app/schema.js';
 export type { Input, Output, Schema } from './app/schema.js';
 export { WorkerApp } from './app/app.js';
-export type { AppHandler, AppOptions, Handle, Middleware, RetryRules, RunOptions } from './app/app.js';
+export type { Alongside, AppHandler, AppOptions, Handle, Middleware, RetryRules, RunOptions } from './app/app.js';
 export type { Periodic } from './app/periodic.js';
 export { sign, Verifier } from './receive/webhooks.js';
 export { checkPattern, checkTopic, topicMatches } from './receive/topics.js';

@@ -277,3 +277,6 @@ export class FakeReceiver {
         await new Promise((resolve) => this.server.close(resolve));
     }
 }
+
+export { any, anything, assertEvents, Decided, fixed, given, givenSaga, like, Matcher, matches, recorded, recordedAll, satisfying } from './events/testkit.js';
+export type { ExpectedError, ExpectedEvent, ExpectedSaga } from './events/testkit.js';

@@ -14,6 +14,7 @@ import pg from 'pg';
 import postgres from 'postgres';
 
 import { enqueue, enqueueMany, enqueueStatement, InvalidError, message, Outbox, Reader, transaction } from '../dist/index.mjs';
+import { ConcurrencyError, EventStore, NO_STREAM } from '../dist/events.mjs';
 import { assertEnqueued, assertNotEnqueued, enqueuedMessages, settled } from '../dist/testing.mjs';
 import { startServer } from './server.mjs';
 
@@ -36,6 +37,9 @@ const orderExists = async (id) => (await pool.query('select 1 from orders where 
 
 class Undo extends Error {}
 
+const store = new EventStore();
+const EVENTS = [{ type: 'a.b', data: { text: 'it\'s ?$1 {"}' } }, { type: 'a.c', data: null }];
+
 /** `begin(body)` runs body in a transaction and rolls back if it throws. `insert(tx, id)` inserts the business row. */
 async function joins(name, begin, insert, n) {
     let committed;
@@ -46,6 +50,8 @@ async function joins(name, begin, insert, n) {
         await assertNotEnqueued(tx, { topic: 'order.other' });
         await assert.rejects(assertEnqueued(tx, { topic: 'order.other' }), { code: 'ERR_ASSERTION' });
         assert.equal((await pool.query('select 1 from outbox.message where id = $1', [committed])).rowCount, 0, 'nobody else sees it yet');
+        await store.append(tx, `${name}-${n}`, EVENTS, NO_STREAM);
+        assert.deepEqual((await store.load(tx, `${name}-${n}`)).map(({ data }) => data), EVENTS.map(({ data }) => data));
     });
     assert.equal(typeof committed, 'number');
     assert.deepEqual(await stored(committed), { topic: `order.${name}`, key: `order-${n}`, payload: { order: n, note: "it's ?$1" } });
@@ -56,6 +62,7 @@ async function joins(name, begin, insert, n) {
         begin(async (tx) => {
             await insert(tx, n + 1);
             undone = await enqueue(tx, { topic: `order.${name}`, payload: { order: n + 1 } });
+            await store.append(tx, `${name}-${n}`, EVENTS, EVENTS.length);
             throw new Undo();
         }),
         (error) => error instanceof Undo || error.cause instanceof Undo,
@@ -63,7 +70,15 @@ async function joins(name, begin, insert, n) {
     assert.equal(await stored(undone), undefined, 'what was rolled back was not enqueued');
     assert.ok(!(await orderExists(n + 1)));
 
+    assert.equal(await new Outbox(pool).streamVersion({ stream: `${name}-${n}` }), EVENTS.length, 'what was rolled back was not appended');
+
     // Every driver leads to typed errors.
+    await assert.rejects(begin((tx) => store.append(tx, `${name}-${n}`, EVENTS, NO_STREAM)), (error) => {
+        assert.ok(error instanceof ConcurrencyError, `${name}: ${error?.constructor?.name} ${error?.message}`);
+        assert.deepEqual([error.stream, error.expected], [`${name}-${n}`, 0]);
+        assert.ok(error.actual === EVENTS.length || (name.startsWith('prisma') && error.actual === undefined), `${name}: ${error.actual}`);
+        return true;
+    });
     await assert.rejects(
         begin((tx) => enqueue(tx, { topic: 'not a topic', payload: 1 })),
         (error) => {
@@ -213,7 +228,8 @@ test('MikroORM', async () => {
 /** A pool, or the root of an ORM, is no transaction: enqueue refuses it, and nothing is enqueued. */
 async function refused(root) {
     const before = await new Outbox(root).countMessages();
-    for (const call of [enqueue(root, { topic: 'a', payload: 1 }), enqueueMany(root, [{ topic: 'a', payload: 1 }]), assertEnqueued(root, {})]) {
+    const calls = [enqueue(root, { topic: 'a', payload: 1 }), enqueueMany(root, [{ topic: 'a', payload: 1 }]), assertEnqueued(root, {})];
+    for (const call of [...calls, store.append(root, 'a-1', EVENTS, NO_STREAM), store.load(root, 'a-1')]) {
         await assert.rejects(call, (error) => {
             assert.ok(error instanceof InvalidError, String(error));
             assert.match(error.message, /needs a transaction/);

@@ -18,7 +18,7 @@ let dsn;
 const node = (args, options = {}) => execFileSync(process.execPath, args, { cwd: folder, encoding: 'utf8', ...options });
 
 before(async () => {
-    server = await startServer();
+    server = await startServer(['max_worker_processes=60', 'pg_outbox.poll_interval=1s', 'pg_outbox.allow_http=on', 'pg_outbox.egress_allow=127.0.0.0/8']);
     dsn = await server.database();
     folder = mkdtempSync(join(tmpdir(), 'pg-outbox-'));
     const npm = (args, cwd) => execFileSync('npm', [...args, '--silent', '--ignore-scripts', '--prefer-offline', '--no-audit', '--no-fund'], { cwd, encoding: 'utf8' });
@@ -53,6 +53,7 @@ test('ES modules and CommonJS get the same objects', () => {
         if (JSON.stringify(names) !== JSON.stringify(Object.keys(esm).filter((n) => !['default', '__esModule', 'module.exports'].includes(n)).sort())) throw new Error('other names');
         for (const name of names) if (esm[name] !== cjs[name]) throw new Error(name + ' differs');
         if (require('pg-outbox/testing').drain !== testing.drain) throw new Error('testing differs');
+        if (require('pg-outbox/events').EventStore !== (await import('pg-outbox/events')).EventStore) throw new Error('events differs');
         try { esm.checkTopic('a b'); } catch (e) { console.log(e instanceof cjs.InvalidError, e.code, names.length); }`;
     assert.match(node(['--input-type=module', '-e', script]), /^true 22023 \d+\n$/);
     assert.match(node(['-e', "console.log(typeof require('pg-outbox').enqueue)"]), /^function/);
@@ -62,7 +63,7 @@ test('the declarations are right for both kinds of modules, strictly', () => {
     for (const name of ['@types', 'undici-types', 'pg-types', 'pg-protocol', 'postgres', 'drizzle-orm', 'knex', 'zod', 'valibot', 'kysely', 'sequelize', 'typeorm', '@mikro-orm']) {
         if (existsSync(join(modules, name))) symlinkSync(join(modules, name), join(folder, 'node_modules', name), 'dir');
     }
-    for (const file of ['usage.mts', 'usage.cts']) cpSync(join(here, 'test/types', file), join(folder, file));
+    for (const file of ['usage.mts', 'usage.cts', 'events.mts']) cpSync(join(here, 'test/types', file), join(folder, file));
     const tsc = ['--noEmit', '--strict', '--target', 'es2022', '--module', 'node16', '--types', 'node', '--skipLibCheck', 'false', '--lib', 'es2023'];
     // Only errors in the usage files and in this package count. Lines about other packages are dropped from the output
     // below.
@@ -73,7 +74,7 @@ test('the declarations are right for both kinds of modules, strictly', () => {
             return error.stdout || error.message;
         }
     };
-    assert.equal(run([...tsc, 'usage.mts', 'usage.cts']).split('\n').filter((line) => /usage|pg-outbox/.test(line)).join('\n'), '');
+    assert.equal(run([...tsc, 'usage.mts', 'usage.cts', 'events.mts']).split('\n').filter((line) => /usage|events|pg-outbox/.test(line)).join('\n'), '');
     // The type check can fail.
     writeFileSync(join(folder, 'wrong.mts'), "import { Outbox } from 'pg-outbox';\nexport const x: Promise<string> = new Outbox({ query: async () => ({}) }).head();\n");
     assert.match(run([...tsc, 'wrong.mts']), /wrong\.mts.*TS2322/);
@@ -184,6 +185,29 @@ test('the programs of TUTORIAL.md do what it shows', async (t) => {
     const plain = (text) => text.replace(/worker=\S+?(?=[ )])/, 'worker=w').replace(/msg_\w+/, 'msg').replace(/deliveryId=\d+/, 'deliveryId=n');
     for (const line of shown) assert.ok(output.split('\n').some((one) => plain(one) === plain(line)), `${line} is not in ${output}`);
     assert.equal((await client.query('select 1 from orders')).rowCount, 2);
+});
+
+test('the programs of EVENTS.md do what it shows, and the shop is short', async () => {
+    const page = readFileSync(join(here, 'EVENTS.md'), 'utf8');
+    const files = new Map();
+    for (const [, name, code] of page.matchAll(/```js\n\/\/ (\S+)\n([\s\S]*?)```/g)) files.set(name, (files.get(name) ?? '') + code);
+    assert.deepEqual([...files.keys()], ['order.mjs', 'shop.mjs', 'order.test.mjs', 'private.mjs']);
+    assert.equal([...page.matchAll(/```js/g)].length, [...page.matchAll(/```js\n\/\/ /g)].length, 'each example belongs to a program');
+    const lines = ['order.mjs', 'shop.mjs'].flatMap((name) => files.get(name).split('\n')).filter((line) => line.trim() !== '' && !/^\s*[})\];]+\)?;?$/.test(line));
+    assert.ok(lines.length < 120, `${lines.length} lines`);
+    for (const name of ['pg', 'zod']) {
+        if (!existsSync(join(folder, 'node_modules', name))) symlinkSync(join(modules, name), join(folder, 'node_modules', name), 'dir');
+    }
+    for (const [name, code] of files) writeFileSync(join(folder, name), code);
+    for (const name of ['shop', 'private']) {
+        const env = { ...process.env, DATABASE_URL: await server.database(), EVENT_KEY: Buffer.alloc(32, 3).toString('base64') };
+        const shown = new RegExp(`\`\`\`console\\n\\$ node ${name}\\.mjs\\n([\\s\\S]*?)\`\`\``).exec(page)[1];
+        // The webhook comes when it comes.
+        const sorted = (text) => text.trim().split('\n').sort();
+        assert.deepEqual(sorted(node([`${name}.mjs`], { env, timeout: 60_000 })), sorted(shown));
+    }
+    const { NODE_TEST_CONTEXT: _, ...env } = process.env;
+    assert.match(node(['--test', 'order.test.mjs'], { env }), /# pass 1\n|pass 1/);
 });
 
 test('the other examples of the README are JavaScript', () => {

@@ -59,10 +59,18 @@ export interface AppOptions extends Omit<WorkerOptions, 'untilEmpty' | 'onError'
     retry?: RetryRules;
     middleware?: readonly Middleware[];
     periodic?: readonly Periodic[];
+    /** Projections and sagas that run in the same process, from the start of the application to its end. */
+    alongside?: readonly Alongside[];
     /** Gets what happens, as lines: pino, winston. The default is the console. False logs nothing. */
     logger?: Logger | false;
     /** Called for each error of a handler, for example to report it, and for errors of the server. */
     onError?: (error: unknown, message?: ClaimedMessage) => void;
+}
+
+/** Something that runs in the process of a worker application: a ProjectionEngine, a SagaManager. */
+export interface Alongside {
+    /** Runs until the signal aborts. Rejects with errors that trying again does not solve, and the application then ends. */
+    run(options: { signal: AbortSignal }): Promise<unknown>;
 }
 
 /** Settings of a run, beside those of the application. */
@@ -211,7 +219,7 @@ export class WorkerApp {
             const { client, end } = connected(options.client ?? this.#options.client);
             ends.unshift(end);
             await this.ensure(client);
-            const { client: _client, ensure: _ensure, retry: _retry, middleware: _middleware, periodic = [], ...rest } = this.#options;
+            const { client: _client, ensure: _ensure, retry: _retry, middleware: _middleware, periodic = [], alongside = [], ...rest } = this.#options;
             const worker = new Worker(client, this.subscription, this.deliver, {
                 ...rest,
                 concurrency: rest.concurrency ?? options.concurrency,
@@ -225,7 +233,13 @@ export class WorkerApp {
             }
             const ticking = periodic.map((one) => keepTicking(client, one, this.#log, this.#stopping.signal));
             ends.unshift(() => Promise.all(ticking));
-            return await worker.run();
+            const beside = alongside.map((one) => one.run({ signal: this.#stopping.signal }).finally(stop));
+            // Until the worker has ended, nothing waits for their errors.
+            for (const one of beside) one.catch(() => {});
+            ends.unshift(() => Promise.allSettled(beside));
+            const summary = await worker.run();
+            await Promise.all(beside);
+            return summary;
         } finally {
             this.stop();
             for (const end of ends) await end();

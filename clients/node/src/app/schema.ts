@@ -33,14 +33,19 @@ export function unchecked<T>(): Schema<T> {
 const named = (path: Issue['path']): string =>
     (path ?? []).map((part) => String(typeof part === 'object' ? part.key : part)).join('.');
 
+/** Returns the things that are wrong, each with its path. The values are not in them. */
+export function issuesOf(result: Checked<unknown>): { path: string; message: string }[] {
+    // Libraries write the value that they have received at the end of their messages. A payload does not belong in an error.
+    const plain = (message: string) => message.replace(/[,:]?\s*(but )?received\b.*$/is, '');
+    return (result.issues ?? []).map(({ message, path }: Issue) => ({ path: named(path), message: plain(message) }));
+}
+
 /** Returns the value of a result. Throws an InvalidError that names what is wrong, but not the values. */
 function valueOf<Value>(result: Checked<Value>, topic: string): Value {
     if (result.issues === undefined) return result.value;
-    // Libraries write the value that they have received at the end of their messages. A payload does not belong in an error.
-    const plain = (message: string) => message.replace(/[,:]?\s*(but )?received\b.*$/is, '');
-    const issues = result.issues
+    const issues = issuesOf(result)
         .slice(0, 5)
-        .map(({ message, path }: Issue) => (path?.length ? `${named(path)}: ${plain(message)}` : plain(message)));
+        .map(({ message, path }) => (path ? `${path}: ${message}` : message));
     throw invalid(`invalid payload of "${topic}"`, { detail: issues.join('; ') || 'The schema refuses it.' });
 }
 

@@ -22,17 +22,24 @@ function api(): any {
     return loaded ?? undefined;
 }
 
-/** Returns a message with the trace context of the current span in its metadata, unless it has one of its own. */
-export function traced(message: NewMessage | MessageBuilder): NewMessage | MessageBuilder {
+/** Returns the trace context of the current span, as entries of metadata. Undefined: there is none. */
+export function traceEntries(): Record<string, string> | undefined {
     const otel = api();
-    if (otel === undefined || otel.trace.getActiveSpan() === undefined) return message;
-    const given = message instanceof MessageBuilder ? message.build() : message;
-    if (typeof given !== 'object' || given === null || given.metadata?.traceparent !== undefined) return message;
+    if (otel === undefined || otel.trace.getActiveSpan() === undefined) return undefined;
     const carrier: Record<string, string> = {};
     otel.propagation.inject(otel.context.active(), carrier);
     const { traceparent, tracestate } = carrier;
-    if (traceparent === undefined) return message;
-    return { ...given, metadata: { ...given.metadata, traceparent, ...(tracestate ? { tracestate } : {}) } };
+    if (traceparent === undefined) return undefined;
+    return { traceparent, ...(tracestate ? { tracestate } : {}) };
+}
+
+/** Returns a message with the trace context of the current span in its metadata, unless it has one of its own. */
+export function traced(message: NewMessage | MessageBuilder): NewMessage | MessageBuilder {
+    const entries = traceEntries();
+    if (entries === undefined) return message;
+    const given = message instanceof MessageBuilder ? message.build() : message;
+    if (typeof given !== 'object' || given === null || given.metadata?.traceparent !== undefined) return message;
+    return { ...given, metadata: { ...given.metadata, ...entries } };
 }
 
 /** The properties of a delivery that the span of its handler has. */

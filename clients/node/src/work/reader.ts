@@ -64,10 +64,20 @@ export interface ReaderOptions {
 }
 
 /** A position in the feed, with its epoch. */
-interface Place {
+export interface Place {
     position: number;
     epoch: number | null;
 }
+
+/** A row of the feed. A marker has no message. */
+export interface PlacedRow {
+    position: number | null;
+    epoch: number | null;
+    messageId: number | null;
+}
+
+/** Returns at most `size` rows after a position, in order. The last row may be a marker, which only says where to continue. */
+export type Pages<Row> = (after: Place, size: number) => Promise<Row[]>;
 
 /** The hint for an effect after which its transaction is aborted, or has ended. */
 const SAVEPOINT = 'To go on after an SQL error, run the statement that may fail in a savepoint.';
@@ -89,13 +99,15 @@ async function numberOf(tx: Executor): Promise<string | null> {
 }
 
 /** Reads the feed: `for await (const message of new Reader(pool, { consumer: 'search' })) { ... }`. */
-export class Reader<C extends Executor = Executor> implements AsyncIterable<FeedMessage> {
+export class Reader<C extends Executor = Executor, Row extends PlacedRow = FeedMessage> implements AsyncIterable<Row> {
     readonly #client: C;
     readonly #outbox: Outbox;
     readonly #options: ReaderOptions;
     readonly #log: Log;
+    readonly #pages: Pages<Row>;
 
-    constructor(client: C, options: ReaderOptions = {}) {
+    /** `pages` reads something else than the messages of the feed, and is for the modules of this package. */
+    constructor(client: C, options: ReaderOptions = {}, pages?: Pages<Row>) {
         const after = options.after ?? 0;
         if (!Number.isSafeInteger(after) || after < 0) {
             throw invalid('after is not a position', { detail: `It is ${after}.`, hint: 'Positions are whole numbers; 0 is before the first.' });
@@ -109,6 +121,19 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
         this.#outbox = new Outbox(client);
         this.#options = { ...options, listen: options.listen ?? (deaf === undefined && !options.untilEnd) };
         this.#log = new Log(options.logger, options.onError !== undefined);
+        this.#pages = pages ?? ((after, size) => this.#messages(after, size) as Promise<any[]>);
+    }
+
+    async #messages({ position, epoch }: Place, size: number): Promise<WithContent<FeedMessageRow>[]> {
+        const { topics, filter } = this.#options;
+        const rows = await this.#outbox.read({
+            afterPosition: position,
+            maxMessages: size,
+            ...(topics === undefined ? {} : { topics }),
+            ...(filter === undefined ? {} : { filter }),
+            ...(epoch === null ? {} : { epoch }),
+        });
+        return rows.map(withContent);
     }
 
     #facts(): Record<string, unknown> {
@@ -195,28 +220,17 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
     }
 
     /** Reads the messages after a position, and the position after which to continue. */
-    async #next(place: Place, signal: AbortSignal, size = this.#options.batchSize ?? 100): Promise<{ messages: FeedMessage[]; end: Place } | undefined> {
-        const { topics, filter } = this.#options;
-        const rows = await this.#patiently(() =>
-            this.#outbox.read({
-                afterPosition: place.position,
-                maxMessages: size,
-                ...(topics === undefined ? {} : { topics }),
-                ...(filter === undefined ? {} : { filter }),
-                ...(place.epoch === null ? {} : { epoch: place.epoch }),
-            }),
-            signal,
-        );
+    async #next(place: Place, signal: AbortSignal, size = this.#options.batchSize ?? 100): Promise<{ messages: Row[]; end: Place } | undefined> {
+        const rows = await this.#patiently(() => this.#pages(place, size), signal);
         if (rows === undefined) return undefined;
         const last = rows.at(-1);
         return {
-            // The last row may be a marker, which only says after which position to continue.
-            messages: rows.filter((row) => row.messageId !== null).map((row) => withContent(row) as FeedMessage),
-            end: last === undefined ? place : { position: last.position, epoch: last.epoch },
+            messages: rows.filter((row) => row.messageId !== null),
+            end: last === undefined ? place : { position: last.position!, epoch: last.epoch },
         };
     }
 
-    async *[Symbol.asyncIterator](): AsyncGenerator<FeedMessage, void, void> {
+    async *[Symbol.asyncIterator](): AsyncGenerator<Row, void, void> {
         const { pollInterval = 1, untilEnd = false } = this.#options;
         const cursor = this.#cursor();
         const { signal, bell, end } = this.#begin();
@@ -251,7 +265,7 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
                 if (batch === undefined) break;
                 for (const message of batch.messages) {
                     yield message;
-                    handled = { position: message.position, epoch: message.epoch };
+                    handled = { position: message.position!, epoch: message.epoch };
                     if (signal.aborted) break;
                 }
                 if (signal.aborted) break;
@@ -283,7 +297,7 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
      * the effect is tried again after a growing wait. With `untilEnd` the error is thrown instead. The same happens when COMMIT
      * refuses the effect, when the effect catches an SQL error outside of a savepoint, and when it ends the transaction.
      */
-    async apply<Tx = TransactionOf<C>>(effect: (tx: Tx, messages: FeedMessage[]) => Promise<void>): Promise<number> {
+    async apply<Tx = TransactionOf<C>>(effect: (tx: Tx, messages: Row[]) => Promise<void>): Promise<number> {
         const { pollInterval = 1, untilEnd = false } = this.#options;
         const cursor = this.#cursor();
         if (cursor === undefined) throw invalid('a reader that applies needs a consumer');
@@ -360,10 +374,10 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
      * Logs and stores that an effect threw, with the position of the message if it was alone. The error of the effect matters
      * more than one of storing it.
      */
-    async #poisoned(error: unknown, first: FeedMessage, alone: boolean, cursor: { consumer: string; subject?: string }): Promise<void> {
+    async #poisoned(error: unknown, first: Row, alone: boolean, cursor: { consumer: string; subject?: string }): Promise<void> {
         this.#log.write('error', 'an effect failed, and the cursor stays', { ...this.#facts(), position: first.position }, error);
         this.#tell(error);
-        const stored = { ...cursor, error: storableText(said(error)) || 'error', ...(alone ? { errorPosition: first.position } : {}) };
+        const stored = { ...cursor, error: storableText(said(error)) || 'error', ...(alone ? { errorPosition: first.position! } : {}) };
         await this.#outbox.cursorRecordError(stored).catch((cause: unknown) => this.#again(cause));
     }
 }

@@ -1,0 +1,69 @@
+/**
+ * The context of a command or of an event that is being handled: correlation, causation, user, tenant. It follows the calls that
+ * are made in it, and every append takes its metadata from it.
+ */
+
+import { AsyncLocalStorage } from 'node:async_hooks';
+import { randomUUID } from 'node:crypto';
+
+/** The context in which events are appended. */
+export interface EventContext {
+    /** The id that all events and commands of one process of the business share. Metadata: `correlation_id`. */
+    correlationId?: string;
+    /** The id of the command or event that is the cause. Metadata: `causation_id`. */
+    causationId?: string;
+    /** Metadata: `user_id`. */
+    userId?: string;
+    /** The tenant of the events; it is also in the metadata, as `tenant`. */
+    tenant?: string;
+    /** Further entries of the metadata. */
+    metadata?: Record<string, unknown>;
+    /** The clock. Tests replace it. */
+    now?: () => Date;
+    /** Makes ids. The default is a random UUID. Tests replace it. */
+    newId?: () => string;
+}
+
+const storage = new AsyncLocalStorage<EventContext>();
+
+/** Returns the current context, which is empty outside of commands and handlers. */
+export function currentContext(): EventContext {
+    return storage.getStore() ?? {};
+}
+
+/** Runs `body` in a context. Entries that are not given are those of the context around it. */
+export function withContext<T>(context: EventContext, body: () => T): T {
+    const around = currentContext();
+    const given = Object.fromEntries(Object.entries(context).filter(([, value]) => value !== undefined)) as EventContext;
+    const metadata = { ...around.metadata, ...given.metadata };
+    return storage.run({ ...around, ...given, ...(Object.keys(metadata).length > 0 ? { metadata } : {}) }, body);
+}
+
+/** Returns the time of the context's clock. */
+export const now = (): Date => currentContext().now?.() ?? new Date();
+
+/** Returns a new id. */
+export const newId = (): string => currentContext().newId?.() ?? randomUUID();
+
+/** Returns the context of something that an event causes: the same correlation, user and tenant, with the event as the cause. */
+export function causedBy(event: { eventId: string | null; webhookId: string; tenant: string | null; metadata: Record<string, unknown> }): EventContext {
+    const id = event.eventId ?? event.webhookId;
+    const text = (name: string): string | undefined => (typeof event.metadata[name] === 'string' ? (event.metadata[name] as string) : undefined);
+    return {
+        correlationId: text('correlation_id') ?? id,
+        causationId: id,
+        ...(text('user_id') === undefined ? {} : { userId: text('user_id') }),
+        ...(event.tenant === null ? {} : { tenant: event.tenant }),
+    };
+}
+
+/** Returns the metadata that an append takes from the current context. */
+export function metadataOf({ correlationId, causationId, userId, tenant, metadata }: EventContext): Record<string, unknown> {
+    return {
+        ...metadata,
+        ...(correlationId === undefined ? {} : { correlation_id: correlationId }),
+        ...(causationId === undefined ? {} : { causation_id: causationId }),
+        ...(userId === undefined ? {} : { user_id: userId }),
+        ...(tenant === undefined ? {} : { tenant }),
+    };
+}

@@ -1,0 +1,347 @@
+/**
+ * Projections: read models that follow events.
+ *
+ * `inline` runs in the transaction that appends, and its errors refuse the append. `async` runs behind it: the effect and the cursor
+ * move in one transaction, so each event is applied once, however many processes run. `live` has no cursor, sees only new events, and
+ * goes on after an event that fails.
+ *
+ * An event at which an asynchronous projection fails is never passed over. The error is stored with the cursor, where `health()` of
+ * the server shows it, and the event is tried again after a growing wait.
+ */
+
+import { transaction, type Executor, type TransactionOf } from '../client/driver.js';
+import type { EventRow } from '../client/functions.js';
+import { Outbox } from '../client/outbox.js';
+import { topicMatches } from '../receive/topics.js';
+import { Log, type Logger } from '../work/log.js';
+import { Reader, type Pages } from '../work/reader.js';
+import { onShutdown, positive, sleep } from '../work/time.js';
+import { causedBy, withContext } from './context.js';
+import { ProjectionError } from './errors.js';
+import type { AnyEvent } from './registry.js';
+import type { EventStore, RecordedEvent } from './store.js';
+import { subscribeAll } from './subscriptions.js';
+
+/** A read model. `Tx` is the transaction of the driver. */
+export interface Projection<E extends AnyEvent = any, Tx = any> {
+    name: string;
+    /** The default is `async`. */
+    kind?: 'async' | 'inline' | 'live';
+    /** Patterns of event types. The default is all. */
+    types?: readonly string[];
+    categories?: readonly string[];
+    /** Applies events, in their order. The transaction of a live projection is undefined. */
+    handle(tx: Tx, events: RecordedEvent<E>[]): Promise<void>;
+    /** Empties the tables of the projection, for `rebuild`. */
+    clear?(tx: Tx): Promise<void>;
+    /** The name of its cursor. The default is `projection` and the name. */
+    consumer?: string;
+}
+
+/** Settings of an engine. */
+export interface ProjectionOptions {
+    /** The largest number of events that one transaction applies. The default is 100. */
+    batchSize?: number;
+    /** Seconds between polls at the end of the feed. The default is 1. */
+    pollInterval?: number;
+    /** The shortest and longest wait in seconds between tries after an error. The defaults are 0.1 and 30. */
+    backoff?: { min?: number; max?: number };
+    listen?: boolean;
+    logger?: Logger | false;
+    onError?: (error: unknown, projection: string) => void;
+}
+
+/** The state of a projection in this process and in the database. */
+export interface ProjectionStatus {
+    name: string;
+    kind: 'async' | 'inline' | 'live';
+    state: 'running' | 'paused' | 'stopped' | 'faulted' | 'failed';
+    /** The position up to which events are applied. Null: it has no cursor. */
+    position: number | null;
+    /** The number of positions behind the end of the feed. */
+    lag: number | null;
+    /** The number of events that this process has applied. */
+    processed: number;
+    /** The mean time of a call of the handler in this process, in seconds. */
+    meanLatency: number;
+    /** The last error, and the position of the event that it concerns. */
+    error: string | null;
+    errorPosition: number | null;
+}
+
+/** How far a rebuild is. Numbers are positions of the feed. */
+export interface RebuildProgress {
+    done: number;
+    total: number;
+    /** Positions per second. */
+    rate: number;
+    /** Null: not known yet. */
+    secondsLeft: number | null;
+}
+
+interface Entry {
+    projection: Projection;
+    state: ProjectionStatus['state'];
+    processed: number;
+    calls: number;
+    seconds: number;
+    error: string | null;
+    ending: AbortController;
+    loop: Promise<void> | undefined;
+    undo: () => void;
+}
+
+const kindOf = ({ kind = 'async' }: Projection) => kind;
+const consumerOf = ({ consumer, name }: Projection) => consumer ?? `projection ${name}`;
+
+/** Whether a projection takes an event. */
+function takes({ types, categories }: Projection, { type, stream }: { type: string; stream: string }): boolean {
+    const category = stream.split('-', 1)[0]!;
+    return (types === undefined || types.some((pattern) => topicMatches(pattern, type))) && (categories === undefined || categories.includes(category));
+}
+
+/** Runs projections: `new ProjectionEngine(pool, store).register({ name: 'revenue', handle: async (tx, events) => ... })`. */
+export class ProjectionEngine<C extends Executor = Executor, Out extends AnyEvent = AnyEvent> {
+    readonly #client: C;
+    readonly #store: EventStore<any, Out>;
+    readonly #options: ProjectionOptions;
+    readonly #outbox: Outbox;
+    readonly #log: Log;
+    readonly #entries = new Map<string, Entry>();
+    #failed: ((error: unknown) => void) | undefined;
+
+    constructor(client: C, store: EventStore<any, Out>, options: ProjectionOptions = {}) {
+        positive(options.batchSize, 100, 'batchSize', true);
+        this.#client = client;
+        this.#store = store;
+        this.#options = options;
+        this.#outbox = new Outbox(client);
+        this.#log = new Log(options.logger, options.onError !== undefined);
+    }
+
+    /** The names of the projections. */
+    get names(): string[] {
+        return [...this.#entries.keys()];
+    }
+
+    /** Registers a projection. An inline one works from now on, for appends with the store of this engine. */
+    register(projection: Projection<Out, TransactionOf<C>>): this {
+        if (!projection.name || this.#entries.has(projection.name)) throw new ProjectionError(`the name of projection "${projection.name}" is empty or taken`, '42710');
+        const inline = kindOf(projection) === 'inline';
+        const entry: Entry = {
+            projection, state: 'stopped', processed: 0, calls: 0, seconds: 0, error: null, ending: new AbortController(), loop: undefined, undo: () => {},
+        };
+        if (inline) {
+            entry.state = 'running';
+            entry.undo = this.#store.onAppend(async (tx, events) => {
+                const own = events.filter((event) => takes(projection, event));
+                if (own.length > 0) await this.#handle(entry, tx, own);
+            });
+        }
+        this.#entries.set(projection.name, entry);
+        return this;
+    }
+
+    /** Stops a projection and forgets it. Its cursor and its tables stay. */
+    async unregister(name: string): Promise<void> {
+        const entry = this.#entry(name);
+        await this.stop(name);
+        entry.undo();
+        this.#entries.delete(name);
+    }
+
+    #entry(name: string): Entry {
+        const entry = this.#entries.get(name);
+        if (entry !== undefined) return entry;
+        throw new ProjectionError(`there is no projection "${name}"`, '42704', { hint: `There are ${this.names.join(', ') || 'none'}.` });
+    }
+
+    /** Starts a projection, or all. */
+    start(name?: string): void {
+        for (const one of name === undefined ? this.names : [name]) {
+            const entry = this.#entry(one);
+            entry.state = 'running';
+            if (entry.loop !== undefined || kindOf(entry.projection) === 'inline') continue;
+            entry.ending = new AbortController();
+            const work = kindOf(entry.projection) === 'live' ? this.#live(entry) : this.#apply(entry, entry.ending.signal).then(() => {});
+            entry.loop = work.catch((error: unknown) => this.#end(entry, error)).finally(() => (entry.loop = undefined));
+        }
+    }
+
+    #end(entry: Entry, error: unknown): void {
+        entry.state = 'failed';
+        entry.error = String(error);
+        this.#log.write('error', 'a projection has ended', { projection: entry.projection.name }, error);
+        this.#failed?.(error);
+    }
+
+    /** Stops a projection, or all, after the transaction that it is in. An inline one would miss events, so it works until `unregister`. */
+    async stop(name?: string): Promise<void> {
+        const entries = (name === undefined ? this.names : [name]).map((one) => this.#entry(one));
+        for (const entry of entries) {
+            entry.ending.abort();
+            if (entry.state !== 'failed' && kindOf(entry.projection) !== 'inline') entry.state = 'stopped';
+        }
+        await Promise.all(entries.map((entry) => entry.loop));
+    }
+
+    /** Pauses a projection in this process. */
+    async pause(name: string): Promise<void> {
+        const entry = this.#entry(name);
+        if (kindOf(entry.projection) === 'inline') {
+            throw new ProjectionError(`projection "${name}" is inline and cannot be paused`, '0A000', { hint: 'It would miss events. unregister() ends it.' });
+        }
+        await this.stop(name);
+        entry.state = 'paused';
+    }
+
+    /** Goes on with a projection that is paused, or has failed. */
+    resume(name: string): void {
+        this.start(name);
+    }
+
+    /** Runs all projections until the signal aborts, or until SIGINT or SIGTERM. Rejects with errors that trying again does not solve. */
+    async run({ signal }: { signal?: AbortSignal } = {}): Promise<void> {
+        const undo: { (): void }[] = [];
+        try {
+            await new Promise<void>((resolve, reject) => {
+                if (signal?.aborted) return resolve();
+                this.#failed = reject;
+                const end = () => resolve();
+                if (signal === undefined) undo.push(onShutdown(end));
+                else {
+                    signal.addEventListener('abort', end, { once: true });
+                    undo.push(() => signal.removeEventListener('abort', end));
+                }
+                this.start();
+            });
+        } finally {
+            this.#failed = undefined;
+            for (const one of undo) one();
+            await this.stop();
+        }
+    }
+
+    /** Applies everything that there is, and returns the number of events. An error of the handler is thrown. */
+    async catchUp(name: string): Promise<number> {
+        const entry = this.#entry(name);
+        if (kindOf(entry.projection) !== 'async') throw new ProjectionError(`projection "${name}" is not asynchronous`, '0A000');
+        return this.#apply(entry, new AbortController().signal, true);
+    }
+
+    async #apply(entry: Entry, signal: AbortSignal, untilEnd = false): Promise<number> {
+        const { projection } = entry;
+        const { batchSize = 100, pollInterval, backoff, listen, logger } = this.#options;
+        const { types, categories } = projection;
+        const pages: Pages<EventRow> = ({ position, epoch }, size) =>
+            this.#outbox.readEvents({
+                afterPosition: position,
+                maxEvents: size,
+                ...(types ? { types } : {}),
+                ...(categories ? { categories } : {}),
+                ...(epoch === null ? {} : { epoch }),
+            });
+        const onError = (error: unknown) => {
+            entry.error = String(error);
+            this.#options.onError?.(error, projection.name);
+        };
+        const settings = { consumer: consumerOf(projection), batchSize, pollInterval, backoff, listen, logger: logger ?? (this.#options.onError ? false : undefined), onError, signal, untilEnd };
+        return new Reader<C, EventRow>(this.#client, settings, pages).apply(async (tx, rows) => {
+            await this.#handle(entry, tx, await this.#store.decode(tx as Executor, rows));
+            entry.error = null;
+        });
+    }
+
+    async #live(entry: Entry): Promise<void> {
+        const { types, categories } = entry.projection;
+        const { signal } = entry.ending;
+        const after = await this.#outbox.head();
+        const options = { after, signal, ...(types ? { types } : {}), ...(categories ? { categories } : {}), pollInterval: this.#options.pollInterval };
+        for await (const event of subscribeAll(this.#client, this.#store, options)) {
+            try {
+                await this.#handle(entry, undefined, [event]);
+            } catch (error) {
+                // It has no position to come back to, so the event is only told.
+                entry.error = String(error);
+                this.#log.write('error', 'a live projection failed', { projection: entry.projection.name, position: event.position }, error);
+                this.#options.onError?.(error, entry.projection.name);
+            }
+        }
+    }
+
+    async #handle(entry: Entry, tx: any, events: RecordedEvent<any>[]): Promise<void> {
+        const begun = performance.now();
+        const handle = () => entry.projection.handle(tx, events);
+        // A single event is the cause of what its handler appends.
+        await (events.length === 1 && tx !== undefined && kindOf(entry.projection) === 'async' ? withContext(causedBy(events[0]!), handle) : handle());
+        entry.calls += 1;
+        entry.seconds += (performance.now() - begun) / 1000;
+        entry.processed += events.length;
+    }
+
+    /** Returns the state of a projection. */
+    async status(name: string): Promise<ProjectionStatus> {
+        const { projection, state, processed, calls, seconds, error } = this.#entry(name);
+        const kind = kindOf(projection);
+        const cursor = kind === 'async' ? await this.#outbox.cursorGet({ consumer: consumerOf(projection), ifMissing: 0 }) : undefined;
+        const stored = cursor?.lastError ?? null;
+        return {
+            name, kind, processed,
+            state: state === 'running' && stored !== null ? 'faulted' : state,
+            position: cursor?.position ?? null,
+            lag: cursor?.lagPositions ?? null,
+            meanLatency: calls === 0 ? 0 : seconds / calls,
+            error: stored ?? error,
+            errorPosition: cursor?.errorPosition ?? null,
+        };
+    }
+
+    /**
+     * Empties the tables of a projection and applies all events again, and returns how many positions that were. Both begin in one
+     * transaction. Other processes that run the projection share the work, and no page is applied twice. `onProgress` is called every
+     * second. If the projection is not started here, it is stopped again at the end.
+     */
+    async rebuild(name: string, { onProgress, signal }: { onProgress?: (progress: RebuildProgress) => void; signal?: AbortSignal } = {}): Promise<number> {
+        const entry = this.#entry(name);
+        const { projection } = entry;
+        const consumer = consumerOf(projection);
+        if (kindOf(projection) !== 'async' || !projection.clear) {
+            throw new ProjectionError(`projection "${name}" cannot be rebuilt`, '0A000', { hint: 'It has to be asynchronous and to have a method clear(tx).' });
+        }
+        const total = await this.#outbox.head();
+        await transaction<void>(this.#client, async (tx) => {
+            const outbox = this.#outbox.with(tx as Executor);
+            // Another instance that is in a transaction is waited for here, and then sees that its cursor is gone.
+            const cursor = await outbox.cursorGet({ consumer, ifMissing: 0 });
+            if (cursor.updatedAt !== null) await outbox.cursorDelete({ consumer, reason: `rebuild of projection ${name}` });
+            await projection.clear!(tx);
+        });
+        const own = new AbortController();
+        const stop = () => own.abort();
+        if (signal?.aborted) stop();
+        signal?.addEventListener('abort', stop, { once: true });
+        const ended = own.signal;
+        const begun = performance.now();
+        const work = entry.loop === undefined ? this.#apply(entry, ended, true) : undefined;
+        let over = false;
+        void work?.catch(() => {}).finally(() => (over = true));
+        try {
+            for (let told = 0; ; await sleep(0.1, ended)) {
+                const done = Math.min((await this.#outbox.cursorGet({ consumer, ifMissing: 0 })).position, total);
+                const seconds = (performance.now() - begun) / 1000;
+                const finished = done >= total || over || ended.aborted;
+                if (finished || seconds >= told + 1) {
+                    told = seconds;
+                    const rate = done / Math.max(seconds, 0.001);
+                    onProgress?.({ done, total, rate, secondsLeft: done === 0 ? null : (total - done) / rate });
+                }
+                if (finished) break;
+            }
+        } finally {
+            own.abort();
+            signal?.removeEventListener('abort', stop);
+        }
+        await work;
+        return total;
+    }
+}

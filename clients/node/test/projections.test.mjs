@@ -1,0 +1,239 @@
+// Subscriptions and projections on a real server.
+import assert from 'node:assert/strict';
+import { fork } from 'node:child_process';
+import { after, before, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import pg from 'pg';
+
+import { ANY, EventStore, FieldEncryption, LocalKeys, ProjectionEngine, ProjectionError, subscribeAll, subscribeCategory, subscribeStream, transaction } from '../dist/events.mjs';
+import { InvalidError, Outbox } from '../dist/index.mjs';
+import { settled } from '../dist/testing.mjs';
+import { startServer, waitFor } from './server.mjs';
+
+let server;
+before(async () => {
+    server = await startServer();
+});
+after(() => server?.end());
+
+const QUICK = { pollInterval: 0.05, backoff: { min: 0.01, max: 0.1 }, logger: false };
+
+async function setUp(t, store = new EventStore()) {
+    const dsn = await server.database();
+    const pool = new pg.Pool({ connectionString: dsn });
+    pool.on('error', () => {});
+    t.after(() => pool.end());
+    const append = (stream, ...ns) => transaction(pool, (tx) => store.append(tx, stream, ns.map((n) => ({ type: n % 2 ? 'n.odd' : 'n.even', data: { n } })), ANY));
+    return { dsn, pool, store, append, outbox: new Outbox(pool) };
+}
+const take = async (iterator, count) => {
+    const events = [];
+    for await (const event of iterator) {
+        events.push(event);
+        if (events.length === count) break;
+    }
+    return events;
+};
+const numbers = (events) => events.map(({ data }) => data.n);
+
+test('a subscription catches up and then follows, without a gap', async (t) => {
+    const { pool, store, append } = await setUp(t);
+    for (let i = 0; i < 10; i += 1) await append(`a-${i % 3}`, i);
+    const following = take(subscribeAll(pool, store, { buffer: 4, pollInterval: 0.05 }), 20);
+    for (let i = 10; i < 20; i += 1) await append(`b-${i % 3}`, i);
+    const events = await following;
+    assert.deepEqual(numbers(events), Array.from({ length: 20 }, (_, i) => i));
+    assert.ok(events.every(({ position }, i) => i === 0 || position > events[i - 1].position));
+    const { position } = events[14];
+    assert.deepEqual(numbers(await take(subscribeAll(pool, store, { after: position }), 5)), [15, 16, 17, 18, 19]);
+    assert.deepEqual(numbers(await take(subscribeAll(pool, store, { types: ['n.odd'], categories: ['b'] }), 5)), [11, 13, 15, 17, 19]);
+    assert.deepEqual(numbers(await take(subscribeCategory(pool, store, 'a', { types: ['n.even'] }), 5)), [0, 2, 4, 6, 8]);
+    assert.deepEqual(numbers(await take(subscribeStream(pool, store, 'a-1', { buffer: 1 }), 3)), [1, 4, 7]);
+    assert.deepEqual(numbers(await take(subscribeStream(pool, store, 'a-1', { after: 2 }), 1)), [7]);
+});
+
+test('a subscription ends with its signal, goes on after a broken connection, and gives up at other errors', async (t) => {
+    const { pool, store, append } = await setUp(t);
+    await append('a-1', 1);
+    const controller = new AbortController();
+    const seen = [];
+    const errors = [];
+    const done = (async () => {
+        for await (const event of subscribeAll(pool, store, { signal: controller.signal, pollInterval: 0.02, retry: { wait: 0.05 }, onError: (error) => errors.push(error) })) seen.push(event.data.n);
+    })();
+    await waitFor('the first event', () => seen.length === 1);
+    await pool.query('select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and datname = current_database() and backend_type = $1', ['client backend']);
+    await append('a-1', 2).catch(() => append('a-1', 2));
+    await waitFor('the next event', () => seen.length >= 2);
+    controller.abort();
+    await done;
+    const flaky = { query: async () => { throw Object.assign(new Error('lost'), { code: '08006' }); } };
+    let tries = 0;
+    await assert.rejects(take(subscribeAll(flaky, store, { retry: { attempts: 2, wait: 0.01 }, onError: () => (tries += 1) }), 1), { code: '08006' });
+    assert.equal(tries, 2);
+    await assert.rejects(take(subscribeAll(pool, store, { after: 1e9 }), 1), { code: 'OB009' });
+    for (const bad of [{ after: -1 }, { buffer: 20_000 }]) assert.throws(() => subscribeAll(pool, store, bad), InvalidError);
+});
+
+/** A projection that notes every event. */
+const noting = (name, rest = {}) => ({
+    name,
+    handle: async (tx, events) => {
+        for (const { data } of events) await tx.query('insert into noted (projection, n) values ($1, $2)', [name, data.n]);
+    },
+    clear: (tx) => tx.query('delete from noted where projection = $1', [name]).then(() => {}),
+    ...rest,
+});
+const noted = async (pool, name) => (await pool.query('select n from noted where projection = $1 order by id', [name])).rows.map(({ n }) => n);
+const TABLE = 'create table noted (id serial, projection text, n int not null, unique (projection, n))';
+
+test('an asynchronous projection applies each event once, in order, and says how it is', async (t) => {
+    const { pool, store, append } = await setUp(t);
+    await pool.query(TABLE);
+    const engine = new ProjectionEngine(pool, store, { ...QUICK, batchSize: 7 })
+        .register(noting('all'))
+        .register(noting('odd in a', { types: ['n.odd'], categories: ['a'] }));
+    for (let i = 0; i < 20; i += 1) await append(i < 10 ? 'a-1' : 'b-1', i);
+    assert.equal((await engine.status('all')).state, 'stopped');
+    engine.start();
+    await waitFor('all are applied', async () => (await noted(pool, 'all')).length === 20 && (await noted(pool, 'odd in a')).length === 5);
+    for (let i = 20; i < 30; i += 1) await append('a-2', i);
+    await waitFor('the new ones, too', async () => (await noted(pool, 'all')).length === 30);
+    assert.deepEqual(await noted(pool, 'all'), Array.from({ length: 30 }, (_, i) => i));
+    await waitFor('nothing is behind', async () => (await engine.status('odd in a')).lag === 0);
+    const status = await engine.status('all');
+    assert.deepEqual([status.state, status.kind, status.lag, status.processed, status.error], ['running', 'async', 0, 30, null]);
+    assert.ok(status.meanLatency > 0 && status.position > 0);
+    await engine.pause('all');
+    await append('a-3', 30);
+    await waitFor('the other one goes on', async () => (await engine.status('odd in a')).lag === 0);
+    assert.deepEqual([(await noted(pool, 'all')).length, (await engine.status('all')).state], [30, 'paused']);
+    engine.resume('all');
+    await waitFor('it goes on', async () => (await noted(pool, 'all')).length === 31);
+    await engine.unregister('odd in a');
+    assert.deepEqual(engine.names, ['all']);
+    await engine.stop();
+    assert.throws(() => engine.register(noting('all')), ProjectionError);
+    await assert.rejects(engine.status('none'), ProjectionError);
+});
+
+test('an event that fails is tried again, stored with the cursor, and never passed over', async (t) => {
+    const { pool, store, append, outbox } = await setUp(t);
+    await pool.query(TABLE);
+    let broken = true;
+    const projection = noting('p');
+    const { handle } = projection;
+    projection.handle = async (tx, events) => {
+        if (broken && numbers(events).includes(5)) throw new Error('five');
+        await handle(tx, events);
+    };
+    const errors = [];
+    const engine = new ProjectionEngine(pool, store, { ...QUICK, onError: (error, name) => errors.push(`${name}: ${error.message}`) }).register(projection);
+    for (let i = 0; i < 10; i += 1) await append('a-1', i);
+    engine.start('p');
+    await waitFor('it is faulted', async () => (await engine.status('p')).errorPosition !== null);
+    const status = await engine.status('p');
+    assert.deepEqual([status.state, status.error], ['faulted', 'Error: five']);
+    assert.deepEqual(await noted(pool, 'p'), [0, 1, 2, 3, 4]);
+    assert.ok((await outbox.health()).some(({ culprit }) => culprit?.includes('projection p')));
+    assert.ok(errors.includes('p: five'));
+    await assert.rejects(engine.catchUp('p'), /five/);
+    broken = false;
+    await waitFor('it goes on', async () => (await noted(pool, 'p')).length === 10);
+    await waitFor('the error is gone', async () => (await engine.status('p')).state === 'running');
+    await engine.stop();
+});
+
+test('an inline projection is part of the append, and its error refuses it', async (t) => {
+    const { pool, store, append } = await setUp(t, new EventStore({
+        encryption: new FieldEncryption({ provider: new LocalKeys({ m: Buffer.alloc(32, 1) }), fields: { 'n.odd': ['n'] } }),
+    }));
+    await pool.query(TABLE);
+    const engine = new ProjectionEngine(pool, store).register(noting('inline', { kind: 'inline', types: ['n.odd'] }));
+    await assert.rejects(engine.pause('inline'), ProjectionError);
+    await engine.stop();
+    await append('a-1', 1, 2, 3);
+    assert.deepEqual(await noted(pool, 'inline'), [1, 3]);
+    await assert.rejects(append('a-1', 5, 1), { code: '23505' });
+    assert.deepEqual([await noted(pool, 'inline'), (await store.streamInfo(pool, 'a-1')).version], [[1, 3], 3]);
+    await engine.unregister('inline');
+    await append('a-1', 7);
+    assert.deepEqual(await noted(pool, 'inline'), [1, 3]);
+});
+
+test('a live projection sees only new events', async (t) => {
+    const { pool, store, append } = await setUp(t);
+    await append('a-1', 1);
+    await settled(pool);
+    const seen = [];
+    const engine = new ProjectionEngine(pool, store, QUICK).register({
+        name: 'live', kind: 'live',
+        handle: async (_, events) => {
+            if (seen.push(...numbers(events)) === 1) throw new Error('the first');
+        },
+    });
+    engine.start();
+    for (let n = 2; seen.length < 3; n += 1) {
+        await append('a-1', n);
+        await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    assert.ok(!seen.includes(1));
+    assert.match((await engine.status('live')).error, /the first/);
+    await engine.stop();
+});
+
+test('a rebuild empties the tables and applies everything again, with progress', async (t) => {
+    const { pool, store, append } = await setUp(t);
+    await pool.query(TABLE);
+    const engine = new ProjectionEngine(pool, store, { ...QUICK, batchSize: 5 }).register(noting('p')).register({ ...noting('q'), clear: undefined });
+    for (let i = 0; i < 30; i += 1) await append('a-1', i);
+    await settled(pool);
+    assert.equal(await engine.catchUp('p'), 30);
+    const before = await noted(pool, 'p');
+    const progress = [];
+    assert.equal(await engine.rebuild('p', { onProgress: (one) => progress.push(one) }), await store.lastPosition(pool));
+    assert.deepEqual(await noted(pool, 'p'), before);
+    assert.equal(progress.at(-1).done, progress.at(-1).total);
+    engine.start('p');
+    await engine.rebuild('p');
+    await waitFor('all are applied', async () => (await noted(pool, 'p')).length === 30);
+    await engine.stop();
+    await assert.rejects(engine.rebuild('q'), ProjectionError);
+});
+
+test('two processes share a projection and a rebuild, and one that is killed leaves nothing half done', async (t) => {
+    const { dsn, pool, store, append } = await setUp(t);
+    await pool.query(TABLE);
+    for (let i = 0; i < 20; i += 1) await append('a-1', ...Array.from({ length: 10 }, (_, j) => i * 10 + j));
+    await settled(pool);
+    const child = () => fork(fileURLToPath(new URL('projector.mjs', import.meta.url)), [dsn], { stdio: 'inherit' });
+    const children = [child(), child()];
+    t.after(() => children.forEach((one) => one.kill('SIGKILL')));
+    await waitFor('some are applied', async () => (await noted(pool, 'shared')).length > 20);
+    children[0].kill('SIGKILL');
+    await waitFor('all are applied', async () => (await noted(pool, 'shared')).length === 200);
+    const engine = new ProjectionEngine(pool, store, { ...QUICK, batchSize: 5 }).register(noting('shared'));
+    await engine.rebuild('shared');
+    await waitFor('all are applied again', async () => (await noted(pool, 'shared')).length === 200);
+    const left = new Promise((resolve) => children[1].once('exit', (code, signal) => resolve(code ?? signal)));
+    children[1].kill('SIGTERM');
+    assert.equal(await left, 0);
+});
+
+test('an application runs projections alongside its worker', async (t) => {
+    const { pool, store, append } = await setUp(t);
+    const { defineTopics, unchecked } = await import('../dist/index.mjs');
+    await pool.query(TABLE);
+    const handled = [];
+    const stop = new AbortController();
+    const engine = new ProjectionEngine(pool, store, QUICK).register(noting('beside'));
+    const app = defineTopics({ 'x.y': unchecked() }).worker('beside', { 'x.y': (payload) => void handled.push(payload) }, { client: pool, logger: false, alongside: [engine] });
+    const running = app.run({ signal: stop.signal });
+    await append('a-1', 1);
+    await waitFor('it is applied', async () => (await noted(pool, 'beside')).length === 1);
+    stop.abort();
+    await running;
+    assert.equal((await engine.status('beside')).state, 'stopped');
+    const failing = { run: async () => { throw new Error('beside'); } };
+    await assert.rejects(defineTopics({ 'x.y': unchecked() }).worker('beside', { 'x.y': () => {} }, { client: pool, logger: false, alongside: [failing] }).run(), /beside/);
+});
