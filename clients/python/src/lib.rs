@@ -551,6 +551,11 @@ impl Reader {
         self.change(future, move |reader| reader.skip_at(position))
     }
 
+    fn record_error(&self, future: Py<PyAny>, error: String, position: Option<i64>) -> PyResult<Task> {
+        let reader = self.ours()?;
+        submit(future, async move { reader.lock().await.record_error(&error, position).await.map(|_| ()) }, none)
+    }
+
     fn rewind(&self, future: Py<PyAny>) -> PyResult<Task> {
         self.change(future, RustReader::rewind)
     }

@@ -363,7 +363,8 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
     async #poisoned(error: unknown, first: FeedMessage, alone: boolean, cursor: { consumer: string; subject?: string }): Promise<void> {
         this.#log.write('error', 'an effect failed, and the cursor stays', { ...this.#facts(), position: first.position }, error);
         this.#tell(error);
-        const stored = { ...cursor, error: storableText(said(error)) || 'error', ...(alone ? { errorPosition: first.position } : {}) };
+        const { after: afterPosition = 0 } = this.#options;
+        const stored = { ...cursor, error: storableText(said(error)) || 'error', afterPosition, ...(alone ? { errorPosition: first.position } : {}) };
         await this.#outbox.cursorRecordError(stored).catch((cause: unknown) => this.#again(cause));
     }
 }

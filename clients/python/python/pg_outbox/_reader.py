@@ -25,7 +25,6 @@ from ._calls import Begin, result, start, wait, wait_async
 from ._enqueue import advance_on, scalar
 from ._errors import ConflictError, OutboxError, from_driver, invalid, make
 from ._message import Message
-from ._rows import dumps
 from ._signals import graceful
 from ._worker import described
 
@@ -40,11 +39,9 @@ class Source:
     """Makes the native reader, and makes it again at its cursor: in a child process, and where another instance was first."""
 
     def __init__(
-        self, outbox: _core.Core, make: Callable[[], _core.Reader], consumer: str | None, subject: str, batch: int
+        self, make: Callable[[], _core.Reader], consumer: str | None, batch: int
     ) -> None:
         self.consumer = consumer
-        self.subject = subject
-        self._outbox = outbox
         self.batch = max(1, batch)
         self._make = make
         self._core: _core.Reader | None = None
@@ -66,10 +63,8 @@ class Source:
 
     def failure(self, error: str, message: Message | None) -> Begin:
         """Returns the call that records an error at the cursor."""
-        args: dict[str, Any] = {"consumer": self.needs_consumer(), "subject": self.subject, "error": error}
-        if message is not None:
-            args["error_position"] = message.position
-        return lambda f: self._outbox.call_void(f, "cursor_record_error", dumps(args))
+        self.needs_consumer()
+        return lambda f: self.core.record_error(f, error, None if message is None else message.position)
 
 
 def _batch(messages: Message | Sequence[Message]) -> tuple[list[int], Message]:

@@ -306,9 +306,8 @@ impl Reader {
             let cursor = rows.first().unwrap_or(&Value::Null);
             self.confirmed = cursor["position"].as_i64().unwrap_or(0);
             self.epoch = cursor["epoch"].as_i64().and_then(|epoch| i32::try_from(epoch).ok());
-            // A cursor at 0 with an error was created when the error was recorded, before the first advance.
-            let is_new = cursor["updated_at"].is_null() || self.confirmed == 0 && !cursor["last_error"].is_null();
-            if !is_new {
+            // A cursor that does not exist has no time of update.
+            if !cursor["updated_at"].is_null() {
                 self.position = self.confirmed;
             }
         }
@@ -468,8 +467,8 @@ impl Reader {
     }
 
     /// Records why the message at `position` could not be handled, for `cursor_list()`, `health()` and the command line. The
-    /// cursor does not move. Returns whether the error is recorded. It is not if the cursor has passed `position`, because
-    /// then another instance has handled the message.
+    /// cursor does not move; a new one is created where this reader begins. Returns whether the error is recorded. It is not if
+    /// the cursor has passed `position`, because then another instance has handled the message.
     ///
     /// # Errors
     /// 22023 without a consumer.
@@ -479,10 +478,17 @@ impl Reader {
             _ => self.client.insert(self.settings.target.connect().await?),
         };
         let consumer = consumer(&self.settings)?;
-        let args =
-            json!({"consumer": consumer, "subject": self.settings.subject, "error": error, "error_position": position});
+        let after = self.settings.after.max(0);
+        let args = json!({
+            "consumer": consumer, "subject": self.settings.subject, "error": error, "error_position": position,
+            "after_position": after,
+        });
         let rows = call(client, "cursor_record_error", args, &[]).await?;
         let cursor = rows.first().and_then(|row| row["position"].as_i64());
+        if self.confirmed == 0 && cursor == Some(after) {
+            // This call, or another instance before its first advance, has created the cursor.
+            self.confirmed = after;
+        }
         Ok(position.zip(cursor).is_none_or(|(position, cursor)| position > cursor))
     }
 }
