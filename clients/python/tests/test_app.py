@@ -243,6 +243,12 @@ def test_mistakes_are_found_when_the_application_is_written(monkeypatch):
         app.run()
 
 
+def test_an_application_with_nothing_to_do_is_refused(dsn):
+    with pytest.raises(pg_outbox.InvalidError, match="neither subscriptions nor projections nor periodic messages") as caught:
+        pg_outbox.App(dsn).run()
+    assert caught.value.code == "22023"
+
+
 def routed(*patterns):
     routes = Routes()
     for pattern in patterns:

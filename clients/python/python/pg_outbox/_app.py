@@ -241,6 +241,11 @@ class App:
     ) -> dict[str, Report]:
         """Does the same as run() in the event loop that is running. When it is cancelled, it ends gracefully first."""
         chosen = self._chosen(subscriptions)
+        if not chosen and not self._projections and not self._periodic:
+            raise invalid(
+                "the application has neither subscriptions nor projections nor periodic messages",
+                hint='For example @app.subscription("billing").on("order.created").',
+            )
         loop, stopping = asyncio.get_running_loop(), asyncio.Event()
         self._health = Health()
         workers: list[tuple[str, Worker, Callable[[Delivery], Any]]] = []

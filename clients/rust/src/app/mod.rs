@@ -123,7 +123,9 @@ impl Workers {
     /// [`Worker::run`](crate::Worker::run).
     pub async fn run_until(self, shutdown: impl Future<Output = ()> + Send) -> Result<BTreeMap<String, Report>> {
         if self.subscriptions.is_empty() && self.periodic.is_empty() {
-            return Err(Error::invalid("the application has neither subscriptions nor periodic messages"));
+            return Err(Error::invalid(
+                "the application has neither subscriptions nor projections nor periodic messages",
+            ));
         }
         let stop = CancellationToken::new();
         let mut tasks: JoinSet<Result<(String, Report)>> = JoinSet::new();
