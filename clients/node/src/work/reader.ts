@@ -63,6 +63,19 @@ export interface ReaderOptions {
     logger?: Logger | false;
 }
 
+/** How a reader fares, for health ports. */
+export interface ReaderHealth {
+    consumer: string | null;
+    /** Whether the last call of the server succeeded and no effect fails. */
+    ok: boolean;
+    /** Whether the last call of the server succeeded. */
+    connected: boolean;
+    /** The position of the message whose effect fails. Null: there is none. */
+    failingPosition: number | null;
+    /** The number of messages that `apply` has applied. */
+    applied: number;
+}
+
 /** A position in the feed, with its epoch. */
 interface Place {
     position: number;
@@ -94,6 +107,9 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
     readonly #outbox: Outbox;
     readonly #options: ReaderOptions;
     readonly #log: Log;
+    #connected = false;
+    #failing: number | null = null;
+    #applied = 0;
 
     constructor(client: C, options: ReaderOptions = {}) {
         const after = options.after ?? 0;
@@ -109,6 +125,12 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
         this.#outbox = new Outbox(client);
         this.#options = { ...options, listen: options.listen ?? (deaf === undefined && !options.untilEnd) };
         this.#log = new Log(options.logger, options.onError !== undefined);
+    }
+
+    /** How the reader fares. */
+    get health(): ReaderHealth {
+        const [connected, failingPosition, applied] = [this.#connected, this.#failing, this.#applied];
+        return { consumer: this.#options.consumer ?? null, ok: connected && failingPosition === null, connected, failingPosition, applied };
     }
 
     #facts(): Record<string, unknown> {
@@ -137,8 +159,11 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
         const backoff = new Backoff(this.#options.backoff);
         for (;;) {
             try {
-                return await what();
+                const result = await what();
+                this.#connected = true;
+                return result;
             } catch (error) {
+                this.#connected = false;
                 if (!isRetryable(error)) throw error;
                 this.#again(error);
                 if (signal?.aborted) return undefined;
@@ -301,6 +326,8 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
                 const batch = await this.#next(start.place, signal, size);
                 if (batch === undefined) break;
                 if (batch.end.position === start.place.position) {
+                    // Another instance may have applied the message that has failed here.
+                    this.#failing = null;
                     if (untilEnd) break;
                     await bell.wait(pollInterval, signal);
                     continue;
@@ -329,6 +356,8 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
                         }
                     });
                     applied += batch.messages.length;
+                    this.#applied += batch.messages.length;
+                    this.#failing = null;
                     backoff.reset();
                     size = Math.min(size * 2, most);
                 } catch (thrown) {
@@ -339,9 +368,12 @@ export class Reader<C extends Executor = Executor> implements AsyncIterable<Feed
                     // An effect may also throw what another service has answered, so only what concerns the transaction passes.
                     const passes = isRetryable(error) && (one.error === undefined || String(code).startsWith('40'));
                     if (late || passes) {
+                        if (late) this.#failing = null;
+                        else if (!String(code).startsWith('40')) this.#connected = false;
                         this.#again(error);
                     } else if (one.begun) {
                         const alone = batch.messages.length === 1;
+                        if (alone) this.#failing = batch.messages[0]!.position;
                         await this.#poisoned(error, batch.messages[0]!, alone, cursor);
                         if (untilEnd) throw error;
                         size = 1;
