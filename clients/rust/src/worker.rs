@@ -381,6 +381,23 @@ pub struct Report {
     pub disconnects: u64,
 }
 
+impl Report {
+    /// Adds the counts of another worker.
+    pub(crate) fn add(&mut self, other: Report) {
+        self.completed += other.completed;
+        self.failed += other.failed;
+        self.dead += other.dead;
+        self.released += other.released;
+        self.lost += other.lost;
+        self.disconnects += other.disconnects;
+    }
+
+    /// Returns whether no delivery has ended.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.completed + self.failed + self.dead == 0
+    }
+}
+
 type Listener = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// The settings of a worker.
@@ -475,6 +492,16 @@ impl WorkerBuilder {
     #[must_use]
     pub fn on_event(mut self, listener: impl Fn(Event) + Send + Sync + 'static) -> Self {
         self.listener = Arc::new(listener);
+        self
+    }
+
+    /// Lets `watch` see the events before the listener does.
+    pub(crate) fn also_on_event(mut self, watch: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        let listener = self.listener;
+        self.listener = Arc::new(move |event| {
+            watch(&event);
+            listener(event);
+        });
         self
     }
 

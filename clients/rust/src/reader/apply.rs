@@ -113,8 +113,16 @@ impl ReaderBuilder {
                 let session = pool.take_session();
                 let Err(stopped) = one::<P, F, E>(&mut reader, session, messages, &mut effect).await else {
                     backoff.reset();
+                    reader.settings.health.add_applied(messages.len());
                     continue;
                 };
+                let health = &reader.settings.health;
+                match &stopped {
+                    Stopped::Later(_) => health.set_failing(messages.first().map(|first| first.position)),
+                    Stopped::Effect(_) if messages.len() == 1 => health.set_failing(Some(messages[0].position)),
+                    Stopped::Effect(_) | Stopped::Fatal(_) => {}
+                    Stopped::Stale(_) => health.set_failing(None),
+                }
                 match stopped {
                     Stopped::Fatal(error) => return Err(error),
                     Stopped::Effect(error) if messages.len() > 1 => {

@@ -10,6 +10,7 @@
 //!   of a reader of rare topics therefore does not fall behind.
 
 mod apply;
+mod health;
 mod stream;
 
 use std::collections::VecDeque;
@@ -22,6 +23,7 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
+pub use self::health::ReaderHealth;
 pub use self::stream::ReaderStream;
 use crate::call::call;
 use crate::connect::{Listening, Target};
@@ -42,6 +44,7 @@ pub struct ReaderBuilder {
     batch: i32,
     after: i64,
     poll: Duration,
+    health: ReaderHealth,
 }
 
 impl ReaderBuilder {
@@ -55,6 +58,7 @@ impl ReaderBuilder {
             batch: 100,
             after: 0,
             poll: Duration::from_millis(500),
+            health: ReaderHealth::default(),
         }
     }
 
@@ -108,6 +112,17 @@ impl ReaderBuilder {
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.poll = interval.clamp(Duration::from_millis(1), MAX_WAIT);
         self
+    }
+
+    /// Returns how the reader fares that this builder creates, for a health port.
+    pub fn health(&self) -> ReaderHealth {
+        self.health.clone()
+    }
+
+    /// Returns the consumer, with the subject if there is one.
+    pub(crate) fn cursor_name(&self) -> Option<String> {
+        let consumer = self.consumer.clone()?;
+        Some(if self.subject.is_empty() { consumer } else { format!("{consumer} {}", self.subject) })
     }
 
     /// Creates the reader. It connects at the first read.
@@ -246,7 +261,9 @@ impl Reader {
     async fn fetch(&mut self) -> Result<()> {
         let mut backoff = Backoff::default();
         loop {
-            match self.try_fetch().await {
+            let fetched = self.try_fetch().await;
+            self.settings.health.set_connected(fetched.is_ok());
+            match fetched {
                 Ok(()) => return Ok(()),
                 Err(error) if passes(&error) => {
                     self.client = None;
@@ -292,6 +309,10 @@ impl Reader {
                 self.passed = Some((position, epoch));
             }
             self.position = position;
+        }
+        if self.buffer.is_empty() {
+            // Another instance may have applied the message that has failed here.
+            self.settings.health.set_failing(None);
         }
         self.confirm_passed().await
     }
