@@ -36,7 +36,8 @@ logger = logging.getLogger("pg_outbox.reader")
 
 
 class Source:
-    """Makes the native reader, and makes it again at its cursor: in a child process, and where another instance was first."""
+    """Makes the native reader, and makes it again in a child process. failing: the position of the first message that the last
+    attempt of apply() could not apply. applied: how many messages apply() has applied."""
 
     def __init__(
         self, make: Callable[[], _core.Reader], consumer: str | None, batch: int
@@ -46,6 +47,8 @@ class Source:
         self._make = make
         self._core: _core.Reader | None = None
         self._process = 0
+        self.failing: int | None = None
+        self.applied = 0
 
     @property
     def core(self) -> _core.Reader:
@@ -53,8 +56,10 @@ class Source:
             self._core, self._process = self._make(), os.getpid()
         return self._core
 
-    def again(self) -> None:
-        self._core = None
+    @property
+    def connected(self) -> bool:
+        """Whether the last read found the server."""
+        return self._core is not None and self._core.connected()
 
     def needs_consumer(self) -> str:
         if self.consumer is None:
@@ -83,6 +88,7 @@ class _Progress:
         self.source = source
         self.pending: list[Message] = []
         self.applied = 0
+        self.is_stale = False
         self._size = source.batch
         self._failures = 0
 
@@ -91,6 +97,8 @@ class _Progress:
 
     def succeeded(self, part: list[Message]) -> None:
         self.applied += len(part)
+        self.source.applied += len(part)
+        self.source.failing = None
         self._failures = 0
         del self.pending[: len(part)]
         if not self.pending:
@@ -102,8 +110,9 @@ class _Progress:
         if begun is None and isinstance(error, ConflictError) and error.name == "non_monotonic_cursor":
             # Another instance has applied these messages. This one goes on from the cursor.
             logger.info('projection "%s": another instance was first, so this one continues from the cursor', self.source.consumer)
-            self.source.again()
+            self.source.failing = None
             self.pending = []
+            self.is_stale = True
             return 0.1, None
         if len(part) > 1:
             # The messages are applied one at a time, so those before the bad one take effect and it is named.
@@ -114,6 +123,7 @@ class _Progress:
             )
             return 0.0, None
         self._failures += 1
+        self.source.failing = part[0].position
         logger.error(
             'projection "%s" stands before position %d ("%s"), failure %d: it is tried again', self.source.consumer,
             part[0].position, part[0].topic, self._failures, exc_info=error,
@@ -314,6 +324,9 @@ class Reader:
                         self._record(text, part[0])
                         if until_end:
                             raise
+                    if progress.is_stale:
+                        self.rewind()
+                        progress.is_stale = False
                     self._stopped.wait(pause)
                 else:
                     self.committed(part)
@@ -326,6 +339,8 @@ class Reader:
             progress.pending.append(message)
         if progress.pending or until_end:
             return bool(progress.pending)
+        # Another instance may have applied the message that has failed here.
+        self._source.failing = None
         self._waiting = start(self._source.core.next)
         try:
             if self._stopped.is_set():
@@ -449,6 +464,9 @@ class AsyncReader:
                         await self._record(text, part[0])
                         if until_end:
                             raise
+                    if progress.is_stale:
+                        await self.rewind()
+                        progress.is_stale = False
                     await self._until_stopped(asyncio.sleep(pause))
                 else:
                     await self.committed(part)
@@ -461,6 +479,8 @@ class AsyncReader:
             progress.pending.append(message)
         if progress.pending or until_end:
             return bool(progress.pending)
+        # Another instance may have applied the message that has failed here.
+        self._source.failing = None
         message = await self._until_stopped(self.__anext__())
         if message is not None:
             progress.pending.append(message)
