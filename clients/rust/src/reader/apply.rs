@@ -118,6 +118,8 @@ impl ReaderBuilder {
                 };
                 let health = &reader.settings.health;
                 match &stopped {
+                    // A conflict between transactions passes by itself.
+                    Stopped::Later(error) if error.code().starts_with("40") => {}
                     Stopped::Later(_) => health.set_failing(messages.first().map(|first| first.position)),
                     Stopped::Effect(_) if messages.len() == 1 => health.set_failing(Some(messages[0].position)),
                     Stopped::Effect(_) | Stopped::Fatal(_) => {}
