@@ -275,6 +275,92 @@ test('pino gets facts and error as fields', async () => {
     assert.deepEqual([lines[0].level, lines[0].topic, lines[0].err.message, lines[0].msg], [50, 'a.b', 'boom', 'pg_outbox: delivery failed']);
 });
 
+test('a handler takes the topics of a pattern, after those that have a handler of their own', async (t) => {
+    const { pool, outbox } = await setUp(t);
+    const seen = [];
+    const app = events.worker(
+        'patterns',
+        {
+            'order.*': (payload, message) => void seen.push(['order.*', message.topic]),
+            'order.paid': (paid) => void seen.push(['order.paid', paid.order]),
+            '#': (payload, message) => void seen.push(['#', message.topic]),
+        },
+        { ...QUIET, onError: () => {} },
+    );
+    assert.equal(await perform(app, 'order.noted', {}), undefined);
+    await assert.rejects(perform(app, 'order.paid', { order: 'x' }), /invalid payload/);
+    await assert.rejects(perform(app, 'order.created', { order: 'x' }), /invalid payload/, 'a pattern does not leave out the schema');
+    await assert.rejects(perform(app, 'user.created', {}), /topic "user.created" is not defined/);
+    assert.throws(() => events.worker('x', { 'order.a*': () => {} }), /malformed topic pattern/);
+    seen.length = 0;
+    await app.ensure(pool);
+    await outbox.enqueue({ topic: 'order.paid', payload: { order: 1 } });
+    await outbox.enqueue({ topic: 'order.noted', payload: {} });
+    await drain(pool, app);
+    assert.deepEqual(seen.sort(), [['order.*', 'order.noted'], ['order.paid', 1]]);
+});
+
+test('an application runs projections and hooks, and is not healthy while an effect fails', async (t) => {
+    const { pool, outbox } = await setUp(t);
+    await pool.query('create table totals (n int)');
+    await pool.query('insert into totals values (0)');
+    const seen = [];
+    let broken = true;
+    const apply = async (tx, messages) => {
+        for (const message of messages) {
+            if (message.json().order === 2 && broken) throw new RangeError('this effect fails');
+            await tx.query('update totals set n = n + $1', [message.json().order]);
+        }
+    };
+    const app = events.worker('jobs', { 'order.noted': () => void seen.push('handled') }, {
+        ...QUIET,
+        projections: [{ consumer: 'all"of', topics: ['order.paid'], pollInterval: 0.02, backoff: { min: 0.01, max: 0.05 }, apply }],
+        onStartup: (client) => void seen.push(client === pool ? 'startup' : 'another client'),
+        onShutdown: () => void seen.push('shutdown'),
+        onError: (error) => void seen.push(error.message),
+    });
+    assert.throws(() => events.worker('x', { 'order.paid': () => {} }, { projections: [{ consumer: 'a', apply }, { consumer: 'a', apply }] }), /twice/);
+    const port = await freePort();
+    const running = app.run({ client: pool, health: `127.0.0.1:${port}` });
+    const get = async (path) => {
+        const response = await fetch(`http://127.0.0.1:${port}${path}`);
+        return { status: response.status, body: await response.text() };
+    };
+    await waitFor('it is healthy', () => get('/health').then(({ status }) => status === 200, () => false));
+    for (const order of [1, 2, 3]) await outbox.enqueue({ topic: 'order.paid', payload: { order } });
+    await outbox.enqueue({ topic: 'order.noted', payload: {} });
+    await waitFor('the effect fails', async () => (await get('/health')).status === 503);
+    const { state, workers } = JSON.parse((await get('/health')).body);
+    assert.equal(state, 'failing');
+    const errorPosition = await waitFor('the error is recorded', async () => (await outbox.cursorGet({ consumer: 'all"of', ifMissing: 0 })).errorPosition);
+    assert.equal(workers[0].projections[0].failingPosition, errorPosition);
+    assert.match((await get('/metrics')).body, /outbox_projection_failing\{consumer="all\\"of"\} 1\n/);
+    broken = false;
+    await waitFor('it is healthy again', async () => (await get('/health')).status === 200);
+    await waitFor('all are applied', async () => (await pool.query('select n from totals')).rows[0].n === 6);
+    assert.match((await get('/metrics')).body, /outbox_projection_messages_total\{consumer="all\\"of"\} 3\n/);
+    await waitFor('the worker works', () => seen.includes('handled'));
+    app.stop();
+    assert.equal((await running).completed, 1);
+    assert.equal(seen[0], 'startup');
+    assert.equal(seen.at(-1), 'shutdown');
+    assert.ok(seen.includes('this effect fails'));
+});
+
+test('a projection that cannot go on, and a hook that throws, end the application with their error', async (t) => {
+    const { pool } = await setUp(t);
+    const seen = [];
+    const projections = [{ consumer: 'c', after: 1000, apply: async () => {} }];
+    const one = events.worker('one', { 'order.noted': () => {} }, { ...QUIET, projections });
+    await assert.rejects(one.run({ client: pool }), (error) => error.code === 'OB009');
+    const onStartup = () => {
+        throw new RangeError('no');
+    };
+    const two = events.worker('two', { 'order.noted': () => {} }, { ...QUIET, onStartup, onShutdown: () => void seen.push('shutdown') });
+    await assert.rejects(two.run({ client: pool }), RangeError);
+    assert.deepEqual(seen, ['shutdown']);
+});
+
 /** Starts `pg-outbox worker` for an application in a folder of its own. */
 async function command(t, dsn, source, args = []) {
     const folder = mkdtempSync(join(here, 'test', 'app-'));
@@ -351,6 +437,8 @@ test('the command says what is wrong, with an exit code', async (t) => {
     await wrong(APP, ['--nonsense'], 2, /Usage: pg-outbox worker APP/);
     await wrong(APP, ['--health', 'nowhere'], 1, /invalid address of the health port/);
     await wrong(APP, [], 1, /DATABASE_URL is not set/, '');
+    await wrong(APP, [], 1, /pg does not know services/, 'postgresql:///?service=shop');
+    await wrong(APP, [], 1, /not a URL of PostgreSQL/, 'host=/run dbname=shop password=geheim');
     await wrong(APP, [], 1, /extension_missing|not installed/, await server.database({ extension: false }));
 });
 

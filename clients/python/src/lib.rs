@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pg_outbox::reader::{Reader as RustReader, ReaderBuilder};
+use pg_outbox::reader::{Reader as RustReader, ReaderBuilder, ReaderHealth};
 use pg_outbox::verify::Verifier;
 use pg_outbox::worker::{CancellationToken, Delivery, Event, Failure, Handled, WorkerBuilder};
 use pg_outbox::{Error, Message, Outbox};
@@ -477,6 +477,7 @@ struct Reader {
     reader: Owned<Arc<Mutex<RustReader>>>,
     consumer: Option<String>,
     subject: String,
+    health: ReaderHealth,
 }
 
 impl Reader {
@@ -520,13 +521,19 @@ impl Reader {
         if let Some(filter) = filter {
             builder = builder.filter(serde_json::from_str(&filter).map_err(|e| exception(py, &e.into()))?);
         }
-        Ok(Reader { reader: Owned::new(Arc::new(Mutex::new(builder.build()))), consumer, subject })
+        let health = builder.health();
+        Ok(Reader { reader: Owned::new(Arc::new(Mutex::new(builder.build()))), consumer, subject, health })
     }
 
     fn next(&self, future: Py<PyAny>) -> PyResult<Task> {
         let reader = self.ours()?;
         let work = async move { reader.lock().await.next().await };
         submit(future, work, |py, message| Ok(message_dict(py, &message)?.into_any().unbind()))
+    }
+
+    /// Returns whether the last read found the server. It does not wait for a read that runs.
+    fn connected(&self) -> bool {
+        self.health.is_connected()
     }
 
     fn next_now(&self, future: Py<PyAny>) -> PyResult<Task> {
@@ -562,6 +569,11 @@ impl Reader {
 
     fn skip(&self, future: Py<PyAny>, position: i64) -> PyResult<Task> {
         self.change(future, move |reader| reader.skip_at(position))
+    }
+
+    fn record_error(&self, future: Py<PyAny>, error: String, position: Option<i64>) -> PyResult<Task> {
+        let reader = self.ours()?;
+        submit(future, async move { reader.lock().await.record_error(&error, position).await.map(|_| ()) }, none)
     }
 
     fn rewind(&self, future: Py<PyAny>) -> PyResult<Task> {

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import datetime as dt
+import inspect
 import json
 import logging
 import os
@@ -19,7 +20,7 @@ import pg_outbox
 import psycopg
 import pydantic
 import pytest
-from pg_outbox import _periodic
+from pg_outbox import _health, _periodic
 from pg_outbox._routes import Route, Routes
 from test_client import send, until
 
@@ -220,6 +221,26 @@ def test_subscriptions_are_created_and_altered(dsn):
         make().drain("other")
 
 
+def test_a_subscription_takes_what_ensure_subscription_takes(dsn):
+    of_endpoints = {"endpoint", "policy", "format", "batch_size", "batch_wait"}
+    settings = inspect.signature(pg_outbox.Outbox.ensure_subscription).parameters
+    taken = inspect.signature(pg_outbox.App.subscription).parameters
+    assert set(settings) - of_endpoints <= set(taken)
+    app = pg_outbox.App(dsn)
+    audited = app.subscription(
+        "audited", ["order.#"], source="all", transform="public.shorter(outbox.feed_message)", labels={"team": "billing"}, external_id="b-1",
+        max_lag=dt.timedelta(hours=1),
+    )
+    audited.on("order.#")(lambda payload: None)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute("create function shorter(m outbox.feed_message) returns jsonb language sql immutable as $$ select jsonb_build_object('n', 1) $$")
+    assert app.drain("audited")["completed"] == 0
+    (made,) = column(dsn, "select to_jsonb(s) from outbox.subscription s where name = 'audited'")
+    assert (made["labels"], made["external_id"], made["max_lag"]) == ({"team": "billing"}, "b-1", "01:00:00")
+    assert made["transform"] == "public.shorter(outbox.feed_message)"
+    assert column(dsn, "select v.source from outbox.subscription_version v join outbox.subscription s on s.id = v.subscription_id") == ["all"]
+
+
 def test_mistakes_are_found_when_the_application_is_written(monkeypatch):
     app = pg_outbox.App()
     orders = app.subscription("orders")
@@ -241,6 +262,12 @@ def test_mistakes_are_found_when_the_application_is_written(monkeypatch):
     monkeypatch.delenv("DATABASE_URL", raising=False)
     with pytest.raises(pg_outbox.InvalidError, match="DATABASE_URL"):
         app.run()
+
+
+def test_an_application_with_nothing_to_do_is_refused(dsn):
+    with pytest.raises(pg_outbox.InvalidError, match="neither subscriptions nor projections nor periodic messages") as caught:
+        pg_outbox.App(dsn).run()
+    assert caught.value.code == "22023"
 
 
 def routed(*patterns):
@@ -397,8 +424,59 @@ def test_the_command_has_a_health_port(dsn, tmp_path):
         process.communicate(timeout=60)
 
 
+def test_a_projection_whose_effect_fails_makes_the_application_unhealthy(dsn):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    app, broken = pg_outbox.App(dsn), [True]
+
+    @app.projection('all"of', ["order.paid"], begin=lambda: psycopg.AsyncConnection.connect(dsn))
+    async def project(conn: psycopg.AsyncConnection, messages: list[pg_outbox.Message]) -> None:
+        for message in messages:
+            if message.json() == 2 and broken:
+                raise RuntimeError("this effect fails")
+
+    def get(path):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+        except OSError:
+            return None, ""
+
+    stop = running(app, health=f"127.0.0.1:{port}")
+    try:
+        until("it is healthy", lambda: get("/health")[0] == 200)
+        send(dsn, "order.paid", [1, 2, 3])
+        until("the effect fails", lambda: get("/health")[0] == 503)
+        outbox = pg_outbox.Outbox(dsn)
+        until("the error is recorded", lambda: outbox.cursor_get('all"of').error_position is not None)
+        position = outbox.cursor_get('all"of').error_position
+        shown = {"state": "failing", "failing_position": position}
+        assert json.loads(get("/health")[1]) == {"state": "failing", "workers": {}, "projections": {'all"of': shown}}
+        assert 'outbox_projection_failing{consumer="all\\"of"} 1\n' in get("/metrics")[1]
+        broken.clear()
+        until("it is healthy again", lambda: get("/health")[0] == 200)
+        until("all are applied", lambda: outbox.cursor_get('all"of').lag_positions == 0)
+        assert 'outbox_projection_failing{consumer="all\\"of"} 0\n' in get("/metrics")[1]
+        until("all are counted", lambda: 'outbox_projection_messages_total{consumer="all\\"of"} 3\n' in get("/metrics")[1])
+    finally:
+        stop()
+
+
+def test_a_projection_without_a_server_is_not_healthy(server):
+    health = _health.Health()
+    source = pg_outbox.AsyncOutbox(server.dsn("postgres")).reader("c")._source
+    health.projections["c"] = None
+    assert json.loads(health.answer("/health")[2])["projections"]["c"]["state"] == "starting"
+    health.projections["c"] = source
+    assert health.answer("/health")[0] == 503
+    assert json.loads(health.answer("/health")[2])["projections"]["c"]["state"] == "disconnected"
+    assert 'outbox_projection_connected{consumer="c"} 0\n' in health.answer("/metrics")[2]
+
+
 def test_the_command_says_what_is_wrong(dsn, tmp_path):
-    write_app(tmp_path, "other = 1\n")
+    write_app(tmp_path, 'other = 1\napp.subscription("jobs").on("job.run")(print)\n')
 
     def failed(*arguments, env=None):
         done = subprocess.run(

@@ -1834,6 +1834,8 @@ pub struct CursorRecordError {
     pub subject: Option<String>,
     /// Argument `error_position`.
     pub error_position: Option<i64>,
+    /// Argument `after_position`.
+    pub after_position: Option<i64>,
 }
 
 /// Optional arguments of `outbox.cursor_reset()`; `None` stands for the default.
@@ -2967,10 +2969,11 @@ impl Outbox {
 
     /// Records why a consumer cannot go on: an error text (its first 2000 characters), and as error_position the
     /// position of the message that cannot be handled (null: not known). Nothing is recorded if the cursor has passed
-    /// error_position: then another instance has handled the message. The cursor does not move; it is created at
-    /// position 0 if there is none. error_since stays that of the first error, health() reports the cursor, and the
-    /// next advance or reset clears all three. Errors: OB009 the text is empty, error_position is below 1, or a name
-    /// is malformed; 25006 the transaction is read-only.
+    /// error_position: then another instance has handled the message. The cursor does not move. If there is none, it
+    /// is created at after_position, where its reader begins. error_since stays that of the first error, health()
+    /// reports the cursor, and the next advance or reset clears all three. Errors: OB009 the text is empty,
+    /// error_position is below 1, after_position is negative or, for a new cursor, after the end of the feed, or a
+    /// name is malformed; 25006 the transaction is read-only.
     ///
     /// # Errors
     /// Those of the function.
@@ -2980,7 +2983,7 @@ impl Outbox {
         error: &str,
         options: CursorRecordError,
     ) -> Result<CursorState> {
-        call::single(self.call("cursor_record_error", json!({"consumer": consumer, "error": error, "stream": options.stream, "subject": options.subject, "error_position": options.error_position}), &[]).await?)
+        call::single(self.call("cursor_record_error", json!({"consumer": consumer, "error": error, "stream": options.stream, "subject": options.subject, "error_position": options.error_position, "after_position": options.after_position}), &[]).await?)
     }
 
     /// Moves a cursor to any position from 0 on, back as well, and creates the cursor if there is none. The reason is

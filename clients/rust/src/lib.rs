@@ -49,6 +49,7 @@ mod pooler;
 pub mod reader;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod trace;
 pub mod verify;
 pub mod worker;
 

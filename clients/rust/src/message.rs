@@ -14,6 +14,7 @@ use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked
 
 use crate::driver::{Executor, Statement, text};
 use crate::error::{Error, Result};
+use crate::trace::inject;
 
 /// One value of a plain statement: text or bytes. Casts in the statement give the value its type, so every driver can
 /// send it.
@@ -216,7 +217,8 @@ impl NewMessage {
     /// assert_eq!(params, [Param::Text("order.created".into()), Param::Text("42".into())]);
     /// # Ok::<(), pg_outbox::Error>(())
     /// ```
-    pub fn sql(self) -> (String, Vec<Param>) {
+    pub fn sql(mut self) -> (String, Vec<Param>) {
+        inject(&mut self.metadata);
         let mut params = vec![Param::Text(self.topic)];
         let mut sql = match self.content {
             Content::Json(payload) => {
@@ -278,9 +280,13 @@ pub async fn enqueue_many<T: Serialize>(
     let sql = "select array_to_json(outbox.enqueue_many($1,
             array(select j from jsonb_array_elements($2::jsonb) with ordinality e(j, n) order by n),
             keys => case when $3 is not null then
-                array(select j from jsonb_array_elements_text($3::jsonb) with ordinality e(j, n) order by n) end
+                array(select j from jsonb_array_elements_text($3::jsonb) with ordinality e(j, n) order by n) end,
+            metadata => $4::jsonb
         ))::text as r";
-    let statement = Statement::new(sql, [text(topic), text(payloads), keys.map(Param::Text)]);
+    let mut metadata = Map::new();
+    inject(&mut metadata);
+    let metadata = (!metadata.is_empty()).then(|| Param::Text(Value::Object(metadata).to_string()));
+    let statement = Statement::new(sql, [text(topic), text(payloads), keys.map(Param::Text), metadata]);
     let ids = on.column(statement).await?;
     let ids = ids.into_iter().flatten().next().ok_or_else(|| Error::new("XX000", "enqueue_many returned no ids"))?;
     Ok(serde_json::from_str(&ids)?)

@@ -115,6 +115,28 @@ impl Outbox {
         ReaderBuilder::new(self.target.clone())
     }
 
+    /// Waits until all messages that are committed are routed. Without a dispatcher it routes them itself.
+    ///
+    /// # Errors
+    /// Kind retry if this takes longer than 30 s.
+    pub(crate) async fn settle(&self) -> Result<()> {
+        const LIMIT: Duration = Duration::from_secs(30);
+        let end = tokio::time::Instant::now() + LIMIT;
+        loop {
+            let status = self.worker_status().await?.into_iter().next();
+            let Some(status) = status.filter(|status| ["running", "starting"].contains(&status.state.as_str())) else {
+                return self.call("tick", serde_json::json!({}), &[]).await.map(|_| ());
+            };
+            if status.idle == Some(true) {
+                return Ok(());
+            }
+            if tokio::time::Instant::now() > end {
+                return Err(Error::connection(format!("the outbox has not settled within {LIMIT:?}")));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Closes the pool. Workers and readers have sessions of their own and go on.
     pub fn close(&self) {
         self.pool.close();

@@ -18,11 +18,12 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use crate::app::drained;
 use crate::driver::{Executor, Statement};
 use crate::error::{Error, Result};
 use crate::outbox::Outbox;
 use crate::verify::Verifier;
-use crate::worker::{Handler, Report};
+use crate::worker::{Handler, Report, any_handler};
 use outbox_core::gzip;
 use outbox_core::verify::LIMIT;
 
@@ -35,6 +36,8 @@ pub struct Enqueued {
     pub topic: String,
     /// The ordering key.
     pub key: Option<String>,
+    /// The tenant.
+    pub tenant: Option<String>,
     /// The payload. Null for a message of bytes.
     pub payload: Value,
 }
@@ -45,30 +48,115 @@ pub struct Enqueued {
 /// # Errors
 /// Kind fatal without that privilege.
 pub async fn enqueued(on: impl Executor) -> Result<Vec<Enqueued>> {
-    let sql = "select json_build_object('id', m.id, 'topic', m.topic, 'key', m.key, 'payload', m.payload)::text as r
+    let sql = "select json_build_object('id', m.id, 'topic', m.topic, 'key', m.key, 'tenant', m.tenant,
+        'payload', m.payload)::text as r
         from outbox.message m
         where m.xid = pg_current_xact_id_if_assigned() and m.topic !~ '^outbox[.]' order by m.id";
     let rows = on.column(Statement::new(sql, [])).await?;
     rows.iter().flatten().map(|row| Ok(serde_json::from_str(row)?)).collect()
 }
 
+/// A message that a transaction is expected to have enqueued, or not. A topic alone stands for any message to it:
+/// `Expected::from("order.created").payload(json!({"order": 7})).key("order-7")`.
+#[derive(Clone, Debug, Default)]
+pub struct Expected {
+    topic: String,
+    payload: Option<Value>,
+    key: Option<String>,
+    tenant: Option<String>,
+}
+
+impl From<&str> for Expected {
+    fn from(topic: &str) -> Expected {
+        Expected { topic: topic.to_owned(), ..Expected::default() }
+    }
+}
+
+impl Expected {
+    /// Expects a payload that contains this one.
+    #[must_use]
+    pub fn payload(mut self, payload: Value) -> Expected {
+        self.payload = Some(payload);
+        self
+    }
+
+    /// Expects this ordering key.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<String>) -> Expected {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Expects this tenant.
+    #[must_use]
+    pub fn tenant(mut self, tenant: impl Into<String>) -> Expected {
+        self.tenant = Some(tenant.into());
+        self
+    }
+
+    fn matches(&self, found: &Enqueued) -> bool {
+        self.topic == found.topic
+            && self.payload.as_ref().is_none_or(|payload| contains(&found.payload, payload))
+            && (self.key.is_none() || self.key == found.key)
+            && (self.tenant.is_none() || self.tenant == found.tenant)
+    }
+
+    fn shown(&self) -> String {
+        let mut text = self.topic.clone();
+        if let Some(payload) = &self.payload {
+            text.push_str(&format!(" {payload}"));
+        }
+        for (name, value) in [("key", &self.key), ("tenant", &self.tenant)] {
+            if let Some(value) = value {
+                text.push_str(&format!(" {name}={value:?}"));
+            }
+        }
+        text
+    }
+}
+
 /// Checks that the current transaction has enqueued a message to `topic` whose payload contains `payload`, and returns it.
 ///
 /// # Errors
-/// Kind not_found if there is no such message. The detail lists the messages that were enqueued instead.
+/// Those of [`assert_enqueued_like`].
 pub async fn assert_enqueued(on: impl Executor, topic: &str, payload: &Value) -> Result<Enqueued> {
-    let all = enqueued(on).await?;
-    if let Some(found) = all.iter().find(|m| m.topic == topic && contains(&m.payload, payload)) {
+    assert_enqueued_like(on, Expected::from(topic).payload(payload.clone())).await
+}
+
+/// Checks that the current transaction has enqueued a message as expected, and returns it.
+///
+/// # Errors
+/// Kind not_found if there is no such message. The detail lists the messages that were enqueued instead.
+pub async fn assert_enqueued_like(on: impl Executor, expected: impl Into<Expected>) -> Result<Enqueued> {
+    let (all, expected) = (enqueued(on).await?, expected.into());
+    if let Some(found) = all.iter().find(|message| expected.matches(message)) {
         return Ok(found.clone());
     }
-    let list: Vec<String> = all.iter().map(|m| format!("{} {}", m.topic, m.payload)).collect();
-    Err(Error::new("OB001", format!("this transaction has not enqueued {topic} {payload}")).detail(
+    let shown = |m: &Enqueued| {
+        let named = Expected { topic: m.topic.clone(), payload: Some(m.payload.clone()), ..Expected::default() };
+        Expected { key: m.key.clone(), tenant: m.tenant.clone(), ..named }.shown()
+    };
+    let list: Vec<String> = all.iter().map(shown).collect();
+    Err(Error::new("OB001", format!("this transaction has not enqueued {}", expected.shown())).detail(
         if list.is_empty() {
             "It has enqueued nothing.".to_owned()
         } else {
             format!("It has enqueued: {}.", list.join("; "))
         },
     ))
+}
+
+/// Checks that the current transaction has enqueued no message that [`assert_enqueued_like`] would find.
+///
+/// # Errors
+/// Kind conflict if there is such a message.
+pub async fn assert_not_enqueued(on: impl Executor, expected: impl Into<Expected>) -> Result<()> {
+    let expected = expected.into();
+    match enqueued(on).await?.iter().find(|message| expected.matches(message)) {
+        None => Ok(()),
+        Some(found) => Err(Error::new("OB005", format!("this transaction has enqueued {}", expected.shown()))
+            .detail(format!("It is message {} with the payload {}.", found.id, found.payload))),
+    }
 }
 
 /// Returns whether `value` contains `part`. An object contains another one if it contains all of its keys and values. Other
@@ -82,13 +170,13 @@ pub fn contains(value: &Value, part: &Value) -> bool {
     }
 }
 
-/// Handles the deliveries that are in a pull subscription now, with a worker that ends when none is left. Returns its
-/// counts.
+/// Handles the deliveries of the messages that are committed now, with a worker that ends when none is left. Waits until the
+/// messages are routed. Returns its counts.
 ///
 /// # Errors
 /// Those of [`Worker::run`](crate::Worker::run).
 pub async fn drain<Form>(outbox: &Outbox, subscription: &str, handler: impl Handler<Form>) -> Result<Report> {
-    outbox.worker(subscription).concurrency(1).until_empty().build(handler).run().await
+    drained(outbox, outbox.worker(subscription).concurrency(1).until_empty(), any_handler(handler)).await
 }
 
 /// A request that arrived.

@@ -32,6 +32,7 @@ use crate::connect::{Listening, Opened, Target};
 use crate::error::{Error, Kind, Result};
 use crate::message::Message;
 use crate::outbox::{Backoff, MAX_WAIT, passes};
+use crate::trace::continue_trace;
 
 /// A message that this worker has leased. Dereferences to the [`Message`].
 #[derive(Clone, Debug)]
@@ -381,6 +382,23 @@ pub struct Report {
     pub disconnects: u64,
 }
 
+impl Report {
+    /// Adds the counts of another worker.
+    pub(crate) fn add(&mut self, other: Report) {
+        self.completed += other.completed;
+        self.failed += other.failed;
+        self.dead += other.dead;
+        self.released += other.released;
+        self.lost += other.lost;
+        self.disconnects += other.disconnects;
+    }
+
+    /// Returns whether no delivery has ended.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.completed + self.failed + self.dead == 0
+    }
+}
+
 type Listener = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// The settings of a worker.
@@ -475,6 +493,16 @@ impl WorkerBuilder {
     #[must_use]
     pub fn on_event(mut self, listener: impl Fn(Event) + Send + Sync + 'static) -> Self {
         self.listener = Arc::new(listener);
+        self
+    }
+
+    /// Lets `watch` see the events before the listener does.
+    pub(crate) fn also_on_event(mut self, watch: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        let listener = self.listener;
+        self.listener = Arc::new(move |event| {
+            watch(&event);
+            listener(event);
+        });
         self
     }
 
@@ -819,8 +847,11 @@ impl Run {
             topic = delivery.topic,
             message_id = delivery.message_id,
             attempt = delivery.attempt,
-            traceparent
+            traceparent,
+            otel.name = IS_TRACED.then(|| format!("process {}", delivery.topic)),
+            otel.kind = IS_TRACED.then_some("consumer"),
         );
+        continue_trace(&span, delivery.metadata.as_ref());
         let handler = self.handler.clone();
         // The handler is called in the task, so that a panic before its first await is caught too.
         let running = self.running.spawn(async move { handler(delivery).await }.instrument(span));
@@ -1230,6 +1261,9 @@ enum Ending {
 
 /// The largest number of characters of a failure's text. The server stores fewer.
 const MAX_TEXT: usize = 8192;
+
+/// Whether spans go to OpenTelemetry, which has names and kinds of its own.
+const IS_TRACED: bool = cfg!(feature = "opentelemetry");
 
 /// The largest size of a handler's result, in bytes of JSON.
 const MAX_RESULT: usize = 1 << 20;

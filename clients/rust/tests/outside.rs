@@ -15,7 +15,9 @@ use outbox_harness::tls_proxy::TlsProxy;
 use outbox_harness::{Server, Stop, wait_until};
 use pg_outbox::admin::Subscribe;
 use pg_outbox::message::{Message, enqueue_many};
-use pg_outbox::testing::{Receiver, assert_enqueued, drain, enqueued};
+use pg_outbox::testing::{
+    Expected, Receiver, assert_enqueued, assert_enqueued_like, assert_not_enqueued, drain, enqueued,
+};
 use pg_outbox::verify::Verifier;
 use pg_outbox::worker::{Delivery, Event};
 use pg_outbox::{Kind, Outbox};
@@ -139,20 +141,23 @@ async fn helpers_for_tests_of_applications() {
     let error = assert_enqueued(&*tx, "order.paid", &json!({"a": {"c": 3}})).await.unwrap_err();
     assert!(error.details().detail.as_deref().unwrap().contains("order.paid {"), "{error:?}");
     assert_eq!(enqueued(&*tx).await.unwrap().len(), 2);
+    let paid = || Expected::from("order.paid").payload(json!({"a": {"c": 2}}));
+    assert_eq!(assert_enqueued_like(&*tx, paid().key("k")).await.unwrap().id, id);
+    assert_not_enqueued(&*tx, "order.lost").await.unwrap();
+    for absent in [paid().key("other"), paid().tenant("t"), Expected::from("order.paid").payload(json!({"a": 1}))] {
+        assert_not_enqueued(&*tx, absent.clone()).await.unwrap();
+        assert_eq!(assert_enqueued_like(&*tx, absent).await.unwrap_err().code(), "OB001");
+    }
+    assert_eq!(assert_not_enqueued(&*tx, paid()).await.unwrap_err().code(), "OB005");
     tx.commit().await.unwrap();
     // Only messages of this transaction count.
     let tx = session.transaction().await.unwrap();
     assert!(assert_enqueued(&*tx, "order.paid", &json!({})).await.is_err());
     drop(tx);
 
-    let mut report = drain(&outbox, "w", async |_: Delivery| Err::<(), _>("no")).await.unwrap();
-    wait_until("both are drained", PATIENCE, async || {
-        let more = drain(&outbox, "w", async |_: Delivery| Ok(None)).await.unwrap();
-        report.failed += more.failed;
-        report.completed += more.completed;
-        report.failed + report.completed == 2
-    })
-    .await;
+    // The messages have been committed just now. drain waits until they are routed.
+    let report = drain(&outbox, "w", async |_: Delivery| Err::<(), _>("no")).await.unwrap();
+    assert_eq!((report.failed, report.completed), (2, 0));
     assert_eq!(drain(&outbox, "w", async |_: Delivery| Ok(None)).await.unwrap().completed, 0, "nothing is left");
 
     let receiver = Receiver::start("127.0.0.1:0").await.unwrap();

@@ -51,7 +51,7 @@ signal.addEventListener('abort', () => server.close());
 // A projection: its cursor moves in the transaction of its effect, so that every message counts exactly once.
 await new Reader(pool, { consumer: 'totals', topics: ['order.created'], signal }).apply(async (tx, messages) => {
     for (const message of messages) {
-        await tx.query('update totals set orders = orders + 1, amount = amount + $1', [message.json().amount]);
+        await tx.query('update totals set orders = orders + 1, amount = amount + $1', [message.json<{ amount: number }>().amount]);
     }
 });
 // Requests that have begun are answered before their connections end.

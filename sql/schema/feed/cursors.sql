@@ -117,9 +117,15 @@ begin atomic
 end;
 
 -- API: private
--- Returns the cursor and locks its row. If there is none and `make` is true, creates it at position 0; its epoch is the
+-- Returns the cursor and locks its row. If there is none and `make` is true, creates it at `made_at`; its epoch is the
 -- newest one on the stream "outbox" and null on others.
-create function outbox_internal.cursor_lock(consumer text, stream text, subject text, make boolean) returns outbox.cursor
+create function outbox_internal.cursor_lock(
+    consumer text,
+    stream text,
+    subject text,
+    make boolean,
+    made_at bigint default 0
+) returns outbox.cursor
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -141,7 +147,7 @@ begin
         on conflict do nothing;
         if found then
             insert into outbox.cursor (consumer, stream, subject, "position", epoch)
-            values (consumer, stream, subject, 0,
+            values (consumer, stream, subject, made_at,
                 case when stream = 'outbox' then (select max(e.epoch) from outbox.epoch e) end);
         end if;
     end loop;
@@ -357,7 +363,8 @@ create function outbox.cursor_record_error(
     error text,
     stream text default 'outbox',
     subject text default '',
-    error_position bigint default null
+    error_position bigint default null,
+    after_position bigint default 0
 ) returns outbox.cursor_state
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -380,7 +387,15 @@ begin
         raise exception 'invalid error_position' using errcode = 'OB009', detail = format('It is %s.', error_position),
             hint = 'It is the position of the message that cannot be handled, which is above 0, or null.';
     end if;
-    c := outbox_internal.cursor_lock(consumer, stream, subject, true);
+    if after_position is null or after_position < 0 then
+        raise exception 'invalid after_position' using errcode = 'OB009',
+            detail = format('It is %s.', coalesce(after_position::text, 'null')),
+            hint = 'It is the position at which a new cursor is created: 0 (before the first message) or a position.';
+    end if;
+    if stream = 'outbox' and (outbox_internal.cursor_row(consumer, stream, subject)).consumer is null then
+        perform outbox_internal.check_history(after_position, null);
+    end if;
+    c := outbox_internal.cursor_lock(consumer, stream, subject, true, after_position);
     if error_position <= c."position" then
         -- Of two instances that handle a message, the one that is refused fails with any error.
         return outbox_internal.cursor_state(c);
@@ -396,10 +411,10 @@ $$;
 comment on function outbox.cursor_record_error is
     'Records why a consumer cannot go on: an error text (its first 2000 characters), and as error_position the position of '
     'the message that cannot be handled (null: not known). Nothing is recorded if the cursor has passed error_position: then '
-    'another instance has handled the message. The cursor does not move; it is created at position 0 if there is none. '
-    'error_since stays that of the first error, health() reports the cursor, and the next advance or reset clears '
-    'all three. Errors: OB009 the text is empty, error_position is below 1, or a name is malformed; 25006 the transaction '
-    'is read-only';
+    'another instance has handled the message. The cursor does not move. If there is none, it is created at after_position, '
+    'where its reader begins. error_since stays that of the first error, health() reports the cursor, and the next advance '
+    'or reset clears all three. Errors: OB009 the text is empty, error_position is below 1, after_position is negative or, '
+    'for a new cursor, after the end of the feed, or a name is malformed; 25006 the transaction is read-only';
 
 -- API: public
 create function outbox.cursor_delete(

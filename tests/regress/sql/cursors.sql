@@ -35,6 +35,8 @@ select outbox.cursor_reset('billing', 1, '  ');
 select outbox.cursor_delete('billing', null);
 select outbox.cursor_record_error('billing', ' ');
 select outbox.cursor_record_error('billing', 'e', error_position => 0);
+select outbox.cursor_record_error('billing', 'e', after_position => -1);
+select outbox.cursor_record_error('nobody', 'e', after_position => 1000);
 -- Recorded errors do not move a cursor. An advance clears them.
 select position, length(last_error) from outbox.cursor_record_error('billing', '  ' || repeat('e', 3000));
 select last_error, error_position, error_since < clock_timestamp() as since
@@ -46,6 +48,10 @@ from outbox.cursor_record_error('billing', 'no such customer, again');
 select state, regexp_replace(culprit, ' since \S+ \S+:', ' since ...:') as culprit from outbox.health() where "check" = 'cursors';
 select value >= 0 as stands from outbox.metrics() where name = 'outbox_cursor_error_seconds' and labels ->> 'consumer' = 'billing';
 select position, last_error from outbox.cursor_record_error('failing', 'never got anywhere', subject => ' part-1 ');
+-- A new cursor is created where its reader begins. One that there is stays where it is.
+select position, error_position from outbox.cursor_record_error('late', 'e', error_position => 6, after_position => 5);
+select position, error_position from outbox.cursor_record_error('late', 'e', error_position => 7, after_position => 6);
+select outbox.cursor_delete('late', 'not needed below');
 select position from outbox.cursor_reset('billing', 4, 'redo the invoices');
 select position, last_error, error_position, error_since, advanced from outbox.cursor_advance('billing', 5);
 select position from outbox.cursor_reset('billing', 0, 'from the start');

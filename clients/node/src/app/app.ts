@@ -11,10 +11,12 @@ import type { Functions } from '../client/functions.js';
 import { Outbox } from '../client/outbox.js';
 import { inSpan } from '../client/trace.js';
 import { Log, type Logger } from '../work/log.js';
+import { Reader, type FeedMessage, type ReaderHealth, type ReaderOptions } from '../work/reader.js';
 import { Backoff, onShutdown, sleep } from '../work/time.js';
 import { Reject, RetryAfter, Worker, type ClaimedMessage, type HandlerContext, type WorkerHealth, type WorkerOptions, type WorkerSummary } from '../work/worker.js';
 import { serveHealth } from './health.js';
 import { checkPeriodic, keepTicking, type Periodic } from './periodic.js';
+import { checkPattern, topicMatches } from '../receive/topics.js';
 import { validated, type Schema } from './schema.js';
 
 type ErrorClass = abstract new (...args: any[]) => Error;
@@ -46,6 +48,21 @@ export type AppHandler<Payload> =
 /** Wraps every handler. `next` calls the next middleware or the handler; what it returns or throws can be seen and changed. */
 export type Middleware = (message: ClaimedMessage, context: HandlerContext, next: () => Promise<unknown>) => Promise<unknown>;
 
+/** A projection of an application: effects in this database that happen once. See `Reader.apply`. */
+export interface Projection<Tx = any> extends Omit<ReaderOptions, 'untilEnd' | 'signal' | 'onError' | 'logger'> {
+    /** The name of the cursor. */
+    consumer: string;
+    /** Where the effects happen. The default is the client of the application. */
+    client?: Executor;
+    /** Runs in a transaction that also moves the cursor. If it throws, it is tried again; no message is passed over. */
+    apply: (tx: Tx, messages: FeedMessage[]) => Promise<void>;
+}
+
+/** The state of an application: of its worker, and of its projections. */
+export interface AppHealth extends WorkerHealth {
+    projections: ReaderHealth[];
+}
+
 type Ensured = Omit<Parameters<Functions['ensureSubscription']>[0], 'name' | 'topics' | 'endpoint'>;
 
 export interface AppOptions extends Omit<WorkerOptions, 'untilEmpty' | 'onError'> {
@@ -61,6 +78,12 @@ export interface AppOptions extends Omit<WorkerOptions, 'untilEmpty' | 'onError'
     periodic?: readonly Periodic[];
     /** Projections and sagas that run in the same process, from the start of the application to its end. */
     alongside?: readonly Alongside[];
+    /** Projections that the application also runs. Any number of processes may run them. */
+    projections?: readonly Projection[];
+    /** Called before the worker begins. If it throws, the application ends with its error. */
+    onStartup?: (client: Executor) => unknown;
+    /** Called after the worker and the projections have ended. */
+    onShutdown?: (client: Executor) => unknown;
     /** Gets what happens, as lines: pino, winston. The default is the console. False logs nothing. */
     logger?: Logger | false;
     /** Called for each error of a handler, for example to report it, and for errors of the server. */
@@ -104,7 +127,6 @@ function limited(limit: number | undefined): <T>(body: () => Promise<T>) => Prom
 }
 
 interface Route {
-    schema: Schema<any, any> | undefined;
     handle: Handle<any>;
     retry: RetryRules;
     limit: <T>(body: () => Promise<T>) => Promise<T>;
@@ -114,7 +136,9 @@ interface Route {
 export class WorkerApp {
     readonly subscription: string;
     readonly #routes = new Map<string, Route>();
+    readonly #readers: Reader[] = [];
     readonly #options: AppOptions;
+    readonly #schemas: Record<string, Schema<any, any>>;
     readonly #log: Log;
     readonly #stopping = new AbortController();
     #worker: Worker | undefined;
@@ -125,21 +149,30 @@ export class WorkerApp {
         this.#options = options;
         this.#log = new Log(options.logger ?? console);
         for (const [topic, given] of Object.entries(handlers)) {
+            checkPattern(topic);
             const handler = typeof given === 'function' ? { handle: given } : given;
             if (typeof handler?.handle !== 'function') throw invalid(`the handler of "${topic}" is not a function`);
             const retry = handler.retry ?? options.retry ?? {};
-            this.#routes.set(topic, { schema: schemas[topic], handle: handler.handle, retry, limit: limited(handler.concurrency) });
+            this.#routes.set(topic, { handle: handler.handle, retry, limit: limited(handler.concurrency) });
         }
+        this.#schemas = schemas;
         if (this.#routes.size === 0) throw invalid(`subscription "${subscription}" has no handler`);
         // Malformed expressions are found now, and not when the application runs.
         for (const one of options.periodic ?? []) checkPeriodic(one);
+        const cursors = new Set<string>();
+        for (const { consumer, subject = '' } of options.projections ?? []) {
+            const cursor = JSON.stringify([consumer, subject]);
+            if (cursors.has(cursor)) throw invalid(`the application has projection "${consumer}" twice`);
+            cursors.add(cursor);
+        }
     }
 
-    /** The state of the worker. */
-    get health(): WorkerHealth {
-        if (this.#worker) return this.#worker.health;
+    /** The state of the worker and of the projections. */
+    get health(): AppHealth {
+        const projections = this.#readers.map((reader) => reader.health);
+        if (this.#worker) return { ...this.#worker.health, projections };
         const summary = { claimed: 0, completed: 0, failed: 0, dead: 0, released: 0, lost: 0 };
-        return { subscription: this.subscription, ok: false, lastClaimAt: null, error: null, running: 0, summary };
+        return { subscription: this.subscription, ok: false, lastClaimAt: null, error: null, running: 0, summary, projections };
     }
 
     /** Whether the application has a client of its own. */
@@ -157,13 +190,15 @@ export class WorkerApp {
      * Worker of your own.
      */
     async handle(message: ClaimedMessage, context: HandlerContext): Promise<unknown> {
-        const route = this.#routes.get(message.topic);
+        const route = this.#route(message.topic);
         if (route === undefined) {
             throw invalid(`there is no handler for topic "${message.topic}"`, { detail: `Subscription "${this.subscription}" got it.` });
         }
+        // A pattern also takes topics that a newer version of the application may define.
+        if (!Object.hasOwn(this.#schemas, message.topic)) throw invalid(`topic "${message.topic}" is not defined`);
+        const schema = this.#schemas[message.topic]!;
         const innermost = async () => {
-            const payload = route.schema ? await this.#payload(route.schema, message) : message.json();
-            return route.handle(payload, message, context);
+            return route.handle(await this.#payload(schema, message), message, context);
         };
         let call = innermost;
         for (const middleware of (this.#options.middleware ?? []).toReversed()) {
@@ -171,6 +206,14 @@ export class WorkerApp {
             call = async () => middleware(message, context, next);
         }
         return route.limit(() => inSpan(message, call));
+    }
+
+    /** Returns the handler of a topic. Its own comes before a pattern, and an earlier pattern before a later one. */
+    #route(topic: string): Route | undefined {
+        const exact = this.#routes.get(topic);
+        if (exact !== undefined) return exact;
+        for (const [pattern, route] of this.#routes) if (topicMatches(pattern, topic)) return route;
+        return undefined;
     }
 
     /** Returns what the schema makes of the payload. Another attempt gets the same payload, so a payload that does not fit is dead. */
@@ -185,7 +228,7 @@ export class WorkerApp {
 
     /** Returns what an error of the handler of a topic means: Reject, RetryAfter, or the error, which is retried by the schedule. */
     verdict(topic: string, error: unknown): unknown {
-        const { on, dead = [], after } = this.#routes.get(topic)?.retry ?? {};
+        const { on, dead = [], after } = this.#route(topic)?.retry ?? {};
         const is = (classes: readonly ErrorClass[]) => classes.some((one) => error instanceof one);
         if (error instanceof Reject || error instanceof RetryAfter) return error;
         if (is(dead) || (on !== undefined && !is(on))) return new Reject(said(error), { cause: error });
@@ -214,12 +257,21 @@ export class WorkerApp {
         if (given?.aborted) stop();
         given?.addEventListener('abort', stop, { once: true });
         const undo = given ? () => {} : onShutdown(stop);
-        const ends: (() => Promise<unknown>)[] = [];
+        const ends: (() => unknown)[] = [];
+        let failure: { error: unknown } | undefined;
+        const fail = (error: unknown): void => {
+            failure ??= { error };
+            this.stop();
+        };
+        let summary: WorkerSummary | undefined;
         try {
             const { client, end } = connected(options.client ?? this.#options.client);
             ends.unshift(end);
             await this.ensure(client);
-            const { client: _client, ensure: _ensure, retry: _retry, middleware: _middleware, periodic = [], alongside = [], ...rest } = this.#options;
+            const { client: _client, ensure: _ensure, retry: _retry, middleware: _middleware, periodic = [], alongside = [], ...others } = this.#options;
+            const { projections = [], onStartup, onShutdown, ...rest } = others;
+            if (onShutdown) ends.unshift(() => onShutdown(client));
+            await onStartup?.(client);
             const worker = new Worker(client, this.subscription, this.deliver, {
                 ...rest,
                 concurrency: rest.concurrency ?? options.concurrency,
@@ -227,25 +279,40 @@ export class WorkerApp {
                 signal: this.#stopping.signal,
             });
             this.#worker = worker;
+            const applying = projections.map(({ client: own = client, apply, ...cursor }) => {
+                const { onError } = this.#options;
+                const told = onError ? { onError: (error: unknown) => onError(error) } : {};
+                const reader = new Reader(own, { ...cursor, ...told, logger: this.#options.logger ?? console, signal: this.#stopping.signal });
+                this.#readers.push(reader);
+                return reader.apply(apply).catch(fail);
+            });
+            ends.unshift(() => Promise.all(applying));
             if (options.health !== undefined) {
-                const { close } = await serveHealth(options.health, () => [worker.health]);
+                const { close } = await serveHealth(options.health, () => [this.health]);
                 ends.unshift(close);
             }
             const ticking = periodic.map((one) => keepTicking(client, one, this.#log, this.#stopping.signal));
             ends.unshift(() => Promise.all(ticking));
-            const beside = alongside.map((one) => one.run({ signal: this.#stopping.signal }).finally(stop));
+            const beside = alongside.map((one) => one.run({ signal: this.#stopping.signal }).finally(() => this.stop()));
             // Until the worker has ended, nothing waits for their errors.
             for (const one of beside) one.catch(() => {});
-            ends.unshift(() => Promise.allSettled(beside));
-            const summary = await worker.run();
-            await Promise.all(beside);
-            return summary;
-        } finally {
-            this.stop();
-            for (const end of ends) await end();
-            given?.removeEventListener('abort', stop);
-            undo();
+            ends.unshift(() => Promise.all(beside));
+            summary = await worker.run();
+        } catch (error) {
+            fail(error);
         }
+        this.stop();
+        for (const end of ends) {
+            try {
+                await end();
+            } catch (error) {
+                fail(error);
+            }
+        }
+        given?.removeEventListener('abort', stop);
+        undo();
+        if (failure !== undefined) throw failure.error;
+        return summary!;
     }
 
     /** Creates or alters the subscription as the application says, as soon as the server answers. `run` does this. */
@@ -284,6 +351,10 @@ export function connected(client: Executor | undefined): { client: Executor; end
             hint: 'Set it to a connection string, or give the application a client.',
         });
     }
+    // The parser of pg takes what it does not know for a host or an option, and connects to the socket or to localhost.
+    const hint = 'pg reads URLs: postgresql://user:password@host:5432/database. Or give the application a client.';
+    if (!/^(postgres(ql)?|socket):|^\//i.test(connectionString)) throw invalid('DATABASE_URL is not a URL of PostgreSQL', { hint });
+    if (/[?&]service=/i.test(connectionString)) throw invalid('DATABASE_URL names a service, and pg does not know services', { hint });
     // Without these, a server that does not answer, or a connection that a firewall has forgotten, would be waited for without end.
     const limits = { connectionTimeoutMillis: 10_000, keepAlive: true, keepAliveInitialDelayMillis: 15_000 };
     const pool = new (pgOf())({ connectionString, ...limits });

@@ -1,10 +1,12 @@
 /**
- * The health port of a worker application. GET /health answers 200 while every worker has a connection, else 503. GET /metrics has
- * counts in the text format of Prometheus, named as by the other clients.
+ * The health port of a worker application. GET /health answers 200 while every worker and projection has a connection and no
+ * projection stands at a message whose effect fails, else 503. GET /metrics has counts in the text format of Prometheus, named as
+ * by the other clients.
  */
 
 import { invalid } from '../client/errors.js';
-import type { WorkerHealth } from '../work/worker.js';
+import type { ReaderHealth } from '../work/reader.js';
+import type { AppHealth } from './app.js';
 
 /** Returns host and port of an address such as `:8080` or `127.0.0.1:8080`. */
 export function parseAddress(address: string | number): { host: string | undefined; port: number } {
@@ -15,8 +17,11 @@ export function parseAddress(address: string | number): { host: string | undefin
     return { host: host?.replace(/^\[|\]$/g, '') || undefined, port: Number(port) };
 }
 
-function metrics(workers: WorkerHealth[]): string {
-    const label = (worker: WorkerHealth) => `subscription="${worker.subscription}"`;
+/** Returns the text of a label of Prometheus. */
+const labelled = (name: string, value: string) => `${name}="${value.replaceAll('\\', '\\\\').replaceAll('"', '\\"').replaceAll('\n', '\\n')}"`;
+
+function metrics(workers: AppHealth[]): string {
+    const label = (worker: AppHealth) => labelled('subscription', worker.subscription);
     const lines = ['# HELP outbox_worker_deliveries_total Deliveries by outcome of their handler.', '# TYPE outbox_worker_deliveries_total counter'];
     for (const worker of workers) {
         for (const outcome of ['completed', 'failed', 'dead', 'released', 'lost'] as const) {
@@ -27,13 +32,24 @@ function metrics(workers: WorkerHealth[]): string {
     for (const worker of workers) lines.push(`outbox_worker_running{${label(worker)}} ${worker.running}`);
     lines.push('# HELP outbox_worker_connected Whether the worker has a session.', '# TYPE outbox_worker_connected gauge');
     for (const worker of workers) lines.push(`outbox_worker_connected{${label(worker)}} ${worker.ok ? 1 : 0}`);
+    const projections = workers.flatMap((worker) => worker.projections);
+    const family = (name: string, kind: string, help: string, value: (one: ReaderHealth) => number) => {
+        lines.push(`# HELP ${name} ${help}`, `# TYPE ${name} ${kind}`);
+        for (const one of projections) lines.push(`${name}{${labelled('consumer', one.consumer ?? '')}} ${value(one)}`);
+    };
+    if (projections.length > 0) {
+        family('outbox_projection_messages_total', 'counter', 'Messages that the projection has applied.', (one) => one.applied);
+        const failing = (one: ReaderHealth) => (one.failingPosition === null ? 0 : 1);
+        family('outbox_projection_failing', 'gauge', 'Whether the projection stands at a message whose effect fails.', failing);
+        family('outbox_projection_connected', 'gauge', 'Whether the reader of the projection has a session.', (one) => (one.connected ? 1 : 0));
+    }
     return `${lines.join('\n')}\n`;
 }
 
 /** Serves on an address. `workers` is asked at each request. Returns the port, and a function that ends the server. */
 export async function serveHealth(
     address: string | number,
-    workers: () => WorkerHealth[],
+    workers: () => AppHealth[],
 ): Promise<{ port: number; close: () => Promise<void> }> {
     const { host, port } = parseAddress(address);
     const { createServer } = require('node:http') as typeof import('node:http');
@@ -46,8 +62,11 @@ export async function serveHealth(
         if (path === '/metrics') return answer(200, 'text/plain; version=0.0.4; charset=utf-8', metrics(workers()));
         if (!['/', '/health', '/healthz'].includes(path)) return answer(404, 'text/plain; charset=utf-8', 'there are /health and /metrics\n');
         const all = workers();
-        const ok = all.length > 0 && all.every((worker) => worker.ok);
-        answer(ok ? 200 : 503, 'application/json', `${JSON.stringify({ state: ok ? 'ok' : 'disconnected', workers: all })}\n`);
+        const projections = all.flatMap((worker) => worker.projections);
+        const failing = projections.some((one) => one.failingPosition !== null);
+        const ok = all.length > 0 && all.every((worker) => worker.ok) && projections.every((one) => one.ok);
+        const state = failing ? 'failing' : ok ? 'ok' : 'disconnected';
+        answer(ok ? 200 : 503, 'application/json', `${JSON.stringify({ state, workers: all })}\n`);
     });
     await new Promise<void>((resolve, reject) => {
         server.once('error', reject);

@@ -14,8 +14,16 @@ export type Schemas = Record<string, Schema<any, any>>;
 /** The fields of a message beside topic and payload. */
 export type EnqueueOptions = Omit<NewMessage, 'topic' | 'payload' | 'body' | 'contentType'>;
 
-/** The handlers of a worker application, by topic. */
-export type Handlers<S extends Schemas> = { [Topic in keyof S & string]?: AppHandler<Output<S[Topic]>> };
+/** A topic pattern: `*` matches one word, `#` any number of words. */
+type TopicPattern = `${string}*${string}` | `${string}#${string}`;
+
+/**
+ * The handlers of a worker application, by topic or topic pattern. The handler of the topic itself comes before that of a pattern, and
+ * an earlier pattern before a later one. The payload of a pattern has the type of one of the topics.
+ */
+export type Handlers<S extends Schemas> = { [Topic in keyof S & string]?: AppHandler<Output<S[Topic]>> } & {
+    [Pattern in TopicPattern]?: AppHandler<Output<S[keyof S & string]>>;
+};
 
 /** The topics of an application. {@link defineTopics} makes it. */
 export class Topics<S extends Schemas> {
@@ -64,11 +72,11 @@ export class Topics<S extends Schemas> {
     }
 
     /**
-     * Returns a worker application for a pull subscription, with a handler for each topic: `npx pg-outbox worker ./app.js` runs
+     * Returns a worker application for a pull subscription, with a handler for each topic or topic pattern: `npx pg-outbox worker ./app.js` runs
      * it, or its method `run`.
      */
     worker(subscription: string, handlers: Handlers<S>, options: AppOptions = {}): WorkerApp {
-        for (const topic of Object.keys(handlers)) this.#schema(topic);
+        for (const topic of Object.keys(handlers)) if (!/[*#]/.test(topic)) this.#schema(topic);
         return new WorkerApp(subscription, handlers as Record<string, AppHandler<any>>, this.schemas, options);
     }
 }

@@ -205,7 +205,7 @@ export class Content {
     declare metadata: Record<string, unknown> | null;
 
     /** Returns the payload, or the body parsed as JSON. */
-    json<T = any>(): T {
+    json<T = unknown>(): T {
         if (this.body === null) return this.payload as T;
         try {
             return JSON.parse(this.body.toString('utf8')) as T;

@@ -63,6 +63,19 @@ export interface ReaderOptions {
     logger?: Logger | false;
 }
 
+/** How a reader fares, for health ports. */
+export interface ReaderHealth {
+    consumer: string | null;
+    /** Whether the last call of the server succeeded and no effect fails. */
+    ok: boolean;
+    /** Whether the last call of the server succeeded. */
+    connected: boolean;
+    /** The position of the message whose effect fails. Null: there is none. */
+    failingPosition: number | null;
+    /** The number of messages that `apply` has applied. */
+    applied: number;
+}
+
 /** A position in the feed, with its epoch. */
 export interface Place {
     position: number;
@@ -105,6 +118,9 @@ export class Reader<C extends Executor = Executor, Row extends PlacedRow = FeedM
     readonly #options: ReaderOptions;
     readonly #log: Log;
     readonly #pages: Pages<Row>;
+    #connected = false;
+    #failing: number | null = null;
+    #applied = 0;
 
     /** `pages` reads something else than the messages of the feed, and is for the modules of this package. */
     constructor(client: C, options: ReaderOptions = {}, pages?: Pages<Row>) {
@@ -136,6 +152,12 @@ export class Reader<C extends Executor = Executor, Row extends PlacedRow = FeedM
         return rows.map(withContent);
     }
 
+    /** How the reader fares. */
+    get health(): ReaderHealth {
+        const [connected, failingPosition, applied] = [this.#connected, this.#failing, this.#applied];
+        return { consumer: this.#options.consumer ?? null, ok: connected && failingPosition === null, connected, failingPosition, applied };
+    }
+
     #facts(): Record<string, unknown> {
         const { consumer, subject } = this.#options;
         return { consumer, ...(subject ? { subject } : {}) };
@@ -162,8 +184,11 @@ export class Reader<C extends Executor = Executor, Row extends PlacedRow = FeedM
         const backoff = new Backoff(this.#options.backoff);
         for (;;) {
             try {
-                return await what();
+                const result = await what();
+                this.#connected = true;
+                return result;
             } catch (error) {
+                this.#connected = false;
                 if (!isRetryable(error)) throw error;
                 this.#again(error);
                 if (signal?.aborted) return undefined;
@@ -315,6 +340,8 @@ export class Reader<C extends Executor = Executor, Row extends PlacedRow = FeedM
                 const batch = await this.#next(start.place, signal, size);
                 if (batch === undefined) break;
                 if (batch.end.position === start.place.position) {
+                    // Another instance may have applied the message that has failed here.
+                    this.#failing = null;
                     if (untilEnd) break;
                     await bell.wait(pollInterval, signal);
                     continue;
@@ -343,6 +370,8 @@ export class Reader<C extends Executor = Executor, Row extends PlacedRow = FeedM
                         }
                     });
                     applied += batch.messages.length;
+                    this.#applied += batch.messages.length;
+                    this.#failing = null;
                     backoff.reset();
                     size = Math.min(size * 2, most);
                 } catch (thrown) {
@@ -353,9 +382,12 @@ export class Reader<C extends Executor = Executor, Row extends PlacedRow = FeedM
                     // An effect may also throw what another service has answered, so only what concerns the transaction passes.
                     const passes = isRetryable(error) && (one.error === undefined || String(code).startsWith('40'));
                     if (late || passes) {
+                        if (late) this.#failing = null;
+                        else if (!String(code).startsWith('40')) this.#connected = false;
                         this.#again(error);
                     } else if (one.begun) {
                         const alone = batch.messages.length === 1;
+                        if (alone) this.#failing = batch.messages[0]!.position;
                         await this.#poisoned(error, batch.messages[0]!, alone, cursor);
                         if (untilEnd) throw error;
                         size = 1;
@@ -377,7 +409,8 @@ export class Reader<C extends Executor = Executor, Row extends PlacedRow = FeedM
     async #poisoned(error: unknown, first: Row, alone: boolean, cursor: { consumer: string; subject?: string }): Promise<void> {
         this.#log.write('error', 'an effect failed, and the cursor stays', { ...this.#facts(), position: first.position }, error);
         this.#tell(error);
-        const stored = { ...cursor, error: storableText(said(error)) || 'error', ...(alone ? { errorPosition: first.position! } : {}) };
+        const { after: afterPosition = 0 } = this.#options;
+        const stored = { ...cursor, error: storableText(said(error)) || 'error', afterPosition, ...(alone ? { errorPosition: first.position! } : {}) };
         await this.#outbox.cursorRecordError(stored).catch((cause: unknown) => this.#again(cause));
     }
 }

@@ -70,6 +70,8 @@ export async function consume(): Promise<void> {
     const signal = shutdownSignal();
     await new Worker(pool, 'work', async (m: ClaimedMessage, { signal }) => {
         if (signal.aborted) throw new RetryAfter(5);
+        // @ts-expect-error the type of the content is not known
+        void m.json().id;
         if (m.json<Order>().id < 0) throw new Reject('no');
         const position: number = m.position;
         return `${m.webhookId} ${position} ${m.key ?? ''} ${m.lastError ?? ''}`;
@@ -143,6 +145,13 @@ export async function app(client: PoolClient): Promise<void> {
     }, { concurrency: 16, retry: { dead: [NotBillable] }, logger: console, periodic: [{ cron: '0 3 * * *', topic: 'order.noted', payload: () => ({ note: 'x' }) }] });
     // @ts-expect-error no such topic
     events.worker('x', { 'order.lost': () => {} });
+    events.worker('all', {
+        'order.*': (payload, message) => void ['note' in payload, 'order' in payload, message.topic],
+    }, {
+        projections: [{ consumer: 'totals', topics: ['order.*'], apply: async (tx: PoolClient, messages) => void (await tx.query('select $1', [messages.length])) }],
+        onStartup: () => {},
+        onShutdown: async () => {},
+    });
     const port: number = (await worker.run({ health: ':8080' })).completed;
     void [port, await perform(worker, 'order.paid', { order: 1 }), await drain(pool, worker)];
 }

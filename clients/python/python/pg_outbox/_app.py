@@ -151,21 +151,28 @@ class App:
         on_exhausted: Literal["skip", "block"] | None = None,
         ttl: dt.timedelta | None = None,
         deadline: dt.timedelta | None = None,
+        max_lag: dt.timedelta | None = None,
+        external_id: str | None = None,
+        labels: Mapping[str, Any] | None = None,
         start: str | None = None,
+        source: str | None = None,
+        transform: str | None = None,
+        notify: bool | None = True,
         concurrency: int | None = None,
         batch: int = 0,
         lease: float = 60.0,
         poll_interval: float = 1.0,
         grace: float = 30.0,
     ) -> Subscription:
-        """Describes a pull subscription. topics: by default those of its handlers. The settings up to start are those of
-        ensure_subscription(); a new subscription starts at the first stored message. concurrency: the most handlers at
+        """Describes a pull subscription. topics: by default those of its handlers. The settings up to notify are those of
+        ensure_subscription(), but for those of endpoints; a new subscription starts at the first stored message. concurrency: the most handlers at
         once (8, or what the command line says). batch, lease, poll_interval and grace are those of Outbox.worker."""
         if name in self._subscriptions:
             raise ValueError(f'the application has subscription "{name}" already')
         settings = {
             "filter": filter, "max_attempts": max_attempts, "max_age": max_age, "schedule": schedule, "ordering": ordering,
-            "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "start": start, "notify": True,
+            "on_exhausted": on_exhausted, "ttl": ttl, "deadline": deadline, "max_lag": max_lag, "external_id": external_id,
+            "labels": labels, "start": start, "source": source, "transform": transform, "notify": notify,
         }
         worker = {"batch": batch, "lease": lease, "poll_interval": poll_interval, "grace": grace}
         made = Subscription(self, name, topics, settings, worker, concurrency)
@@ -258,6 +265,11 @@ class App:
     ) -> dict[str, Report]:
         """Does the same as run() in the event loop that is running. When it is cancelled, it ends gracefully first."""
         chosen = self._chosen(subscriptions)
+        if not chosen and not self._projections and not self._periodic:
+            raise invalid(
+                "the application has neither subscriptions nor projections nor periodic messages",
+                hint='For example @app.subscription("billing").on("order.created").',
+            )
         loop, stopping = asyncio.get_running_loop(), asyncio.Event()
         self._health = Health()
         workers: list[tuple[str, Worker, Callable[[Delivery], Any]]] = []
@@ -278,6 +290,7 @@ class App:
                 await stack.enter_async_context(self._health.serving(health))
                 for subscription in chosen:
                     self._health.workers[subscription.name] = "starting"
+                self._health.projections = dict.fromkeys(self._projections)
                 await self._ready(chosen, stopping)
                 stack.push_async_callback(self._call_hooks, "shutdown")
                 await self._call_hooks("startup")
@@ -369,7 +382,10 @@ class App:
     ) -> dict[str, Report]:
         """Runs the workers, the projections and the periodic messages. When one of them ends with an error, all end."""
         running = {name: asyncio.ensure_future(worker.arun(handler)) for name, worker, handler in workers}
-        projections = [make() for make in self._projections.values()]
+        projections = []
+        for consumer, make in self._projections.items():
+            projections.append(make())
+            self._health.projections[consumer] = projections[-1][0]._source
         applying = [asyncio.ensure_future(work) for _, work in projections]
         ticks = [asyncio.ensure_future(periodic.run(self.outbox)) for periodic in self._periodic.values()]
         stopped = asyncio.ensure_future(stopping.wait())

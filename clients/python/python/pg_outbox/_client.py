@@ -90,7 +90,7 @@ class _Base:
                 None if filter is None else dumps(filter), after, batch, poll_interval,
             )
 
-        return Source(self._core, make, consumer, subject, batch)
+        return Source(make, consumer, batch)
 
 
 class Outbox(_Base, AdminMethods):

@@ -1137,15 +1137,16 @@ class AdminMethods:
         """
         return self._run(Call("cursor_list", {"consumer": consumer, "stream": stream, "subject": subject, "max_rows": max_rows}, Shape("rows", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None, error_position: int | None = None) -> CursorState:
+    def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None, error_position: int | None = None, after_position: int | None = None) -> CursorState:
         """Records why a consumer cannot go on: an error text (its first 2000 characters), and as error_position
         the position of the message that cannot be handled (null: not known). Nothing is recorded if the cursor
-        has passed error_position: then another instance has handled the message. The cursor does not move; it
-        is created at position 0 if there is none. error_since stays that of the first error, health() reports
-        the cursor, and the next advance or reset clears all three. Errors: OB009 the text is empty,
-        error_position is below 1, or a name is malformed; 25006 the transaction is read-only.
+        has passed error_position: then another instance has handled the message. The cursor does not move. If
+        there is none, it is created at after_position, where its reader begins. error_since stays that of the
+        first error, health() reports the cursor, and the next advance or reset clears all three. Errors: OB009
+        the text is empty, error_position is below 1, after_position is negative or, for a new cursor, after the
+        end of the feed, or a name is malformed; 25006 the transaction is read-only.
         """
-        return self._run(Call("cursor_record_error", {"consumer": consumer, "error": error, "stream": stream, "subject": subject, "error_position": error_position}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return self._run(Call("cursor_record_error", {"consumer": consumer, "error": error, "stream": stream, "subject": subject, "error_position": error_position, "after_position": after_position}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     def cursor_reset(self, consumer: str, position: int, reason: str, *, stream: str | None = None, subject: str | None = None, delivery_id: str | None = None, delivered_at: datetime | None = None) -> CursorState:
         """Moves a cursor to any position from 0 on, back as well, and creates the cursor if there is none. The
@@ -2273,15 +2274,16 @@ class AsyncAdminMethods:
         """
         return await self._arun(Call("cursor_list", {"consumer": consumer, "stream": stream, "subject": subject, "max_rows": max_rows}, Shape("rows", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
-    async def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None, error_position: int | None = None) -> CursorState:
+    async def cursor_record_error(self, consumer: str, error: str, *, stream: str | None = None, subject: str | None = None, error_position: int | None = None, after_position: int | None = None) -> CursorState:
         """Records why a consumer cannot go on: an error text (its first 2000 characters), and as error_position
         the position of the message that cannot be handled (null: not known). Nothing is recorded if the cursor
-        has passed error_position: then another instance has handled the message. The cursor does not move; it
-        is created at position 0 if there is none. error_since stays that of the first error, health() reports
-        the cursor, and the next advance or reset clears all three. Errors: OB009 the text is empty,
-        error_position is below 1, or a name is malformed; 25006 the transaction is read-only.
+        has passed error_position: then another instance has handled the message. The cursor does not move. If
+        there is none, it is created at after_position, where its reader begins. error_since stays that of the
+        first error, health() reports the cursor, and the next advance or reset clears all three. Errors: OB009
+        the text is empty, error_position is below 1, after_position is negative or, for a new cursor, after the
+        end of the feed, or a name is malformed; 25006 the transaction is read-only.
         """
-        return await self._arun(Call("cursor_record_error", {"consumer": consumer, "error": error, "stream": stream, "subject": subject, "error_position": error_position}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
+        return await self._arun(Call("cursor_record_error", {"consumer": consumer, "error": error, "stream": stream, "subject": subject, "error_position": error_position, "after_position": after_position}, Shape("row", CursorState, {"last_delivered_at": "timestamp with time zone", "error_since": "timestamp with time zone", "updated_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
     async def cursor_reset(self, consumer: str, position: int, reason: str, *, stream: str | None = None, subject: str | None = None, delivery_id: str | None = None, delivered_at: datetime | None = None) -> CursorState:
         """Moves a cursor to any position from 0 on, back as well, and creates the cursor if there is none. The

@@ -1,6 +1,7 @@
 """The health port of an application: one small HTTP server for a supervisor and for Prometheus.
 
-GET /health answers 200 while every worker has a session, else 503. GET /metrics has counts in the text format of Prometheus.
+GET /health answers 200 while every worker and projection has a session and no projection stands at a message whose effect
+fails, else 503. GET /metrics has counts in the text format of Prometheus.
 """
 
 from __future__ import annotations
@@ -10,18 +11,37 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 from ._errors import invalid
+
+if TYPE_CHECKING:
+    from ._reader import Source
 
 _TIMEOUT = 5.0
 _LARGEST_REQUEST = 8192
 
 
+def _escaped(value: str) -> str:
+    """Returns the value of a label of Prometheus."""
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _state(source: Source | None) -> str:
+    """Returns the state of a projection, which has no source before it begins."""
+    if source is None:
+        return "starting"
+    if source.failing is not None:
+        return "failing"
+    return "connected" if source.connected else "disconnected"
+
+
 class Health:
-    """What the port shows: the state of each worker, and counts of outcomes."""
+    """What the port shows: the state of each worker and projection, and counts of outcomes."""
 
     def __init__(self) -> None:
         self.workers: dict[str, str] = {}
+        self.projections: dict[str, Source | None] = {}
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.running: Counter[str] = Counter()
         self.is_stopping = False
@@ -32,9 +52,21 @@ class Health:
             return 200, "text/plain; version=0.0.4; charset=utf-8", self._metrics()
         if path not in ("/", "/health", "/healthz"):
             return 404, "text/plain; charset=utf-8", "there are /health and /metrics\n"
-        ready = not self.is_stopping and all(state == "connected" for state in self.workers.values())
-        state = "stopping" if self.is_stopping else "ok" if ready else "disconnected"
-        return 200 if ready else 503, "application/json", json.dumps({"state": state, "workers": self.workers}) + "\n"
+        states = {consumer: _state(source) for consumer, source in self.projections.items()}
+        shown: dict[str, Any] = {"state": self._overall([*self.workers.values(), *states.values()]), "workers": self.workers}
+        if states:
+            shown["projections"] = {
+                consumer: {"state": states[consumer], "failing_position": source.failing if source else None}
+                for consumer, source in self.projections.items()
+            }
+        return 200 if shown["state"] == "ok" else 503, "application/json", json.dumps(shown) + "\n"
+
+    def _overall(self, states: list[str]) -> str:
+        if self.is_stopping:
+            return "stopping"
+        if "failing" in states:
+            return "failing"
+        return "ok" if all(state == "connected" for state in states) else "disconnected"
 
     def _metrics(self) -> str:
         lines = [
@@ -49,7 +81,23 @@ class Health:
         lines += [f'outbox_worker_running{{subscription="{name}"}} {self.running[name]}' for name in self.workers]
         lines += ["# HELP outbox_worker_connected Whether the worker has a session.", "# TYPE outbox_worker_connected gauge"]
         lines += [f'outbox_worker_connected{{subscription="{n}"}} {int(s == "connected")}' for n, s in self.workers.items()]
+        if self.projections:
+            lines += self._projection_metrics()
         return "\n".join(lines) + "\n"
+
+    def _projection_metrics(self) -> list[str]:
+        shown = {f'consumer="{_escaped(consumer)}"': source for consumer, source in self.projections.items()}
+        return [
+            "# HELP outbox_projection_messages_total Messages that the projection has applied.",
+            "# TYPE outbox_projection_messages_total counter",
+            *(f"outbox_projection_messages_total{{{label}}} {source.applied if source else 0}" for label, source in shown.items()),
+            "# HELP outbox_projection_failing Whether the projection stands at a message whose effect fails.",
+            "# TYPE outbox_projection_failing gauge",
+            *(f"outbox_projection_failing{{{label}}} {int(_state(source) == 'failing')}" for label, source in shown.items()),
+            "# HELP outbox_projection_connected Whether the reader of the projection has a session.",
+            "# TYPE outbox_projection_connected gauge",
+            *(f"outbox_projection_connected{{{label}}} {int(source is not None and source.connected)}" for label, source in shown.items()),
+        ]
 
     @asynccontextmanager
     async def serving(self, address: str | None) -> AsyncIterator[None]:

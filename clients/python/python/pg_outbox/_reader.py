@@ -25,7 +25,6 @@ from ._calls import Begin, result, start, wait, wait_async
 from ._enqueue import advance_on, scalar
 from ._errors import ConflictError, OutboxError, from_driver, invalid, make
 from ._message import Message
-from ._rows import dumps
 from ._signals import graceful
 from ._worker import described
 
@@ -37,18 +36,19 @@ logger = logging.getLogger("pg_outbox.reader")
 
 
 class Source:
-    """Makes the native reader, and makes it again at its cursor: in a child process, and where another instance was first."""
+    """Makes the native reader, and makes it again in a child process. failing: the position of the first message that the last
+    attempt of apply() could not apply. applied: how many messages apply() has applied."""
 
     def __init__(
-        self, outbox: _core.Core, make: Callable[[], _core.Reader], consumer: str | None, subject: str, batch: int
+        self, make: Callable[[], _core.Reader], consumer: str | None, batch: int
     ) -> None:
         self.consumer = consumer
-        self.subject = subject
-        self._outbox = outbox
         self.batch = max(1, batch)
         self._make = make
         self._core: _core.Reader | None = None
         self._process = 0
+        self.failing: int | None = None
+        self.applied = 0
 
     @property
     def core(self) -> _core.Reader:
@@ -56,8 +56,10 @@ class Source:
             self._core, self._process = self._make(), os.getpid()
         return self._core
 
-    def again(self) -> None:
-        self._core = None
+    @property
+    def connected(self) -> bool:
+        """Whether the last read found the server."""
+        return self._core is not None and self._core.connected()
 
     def needs_consumer(self) -> str:
         if self.consumer is None:
@@ -66,10 +68,8 @@ class Source:
 
     def failure(self, error: str, message: Message | None) -> Begin:
         """Returns the call that records an error at the cursor."""
-        args: dict[str, Any] = {"consumer": self.needs_consumer(), "subject": self.subject, "error": error}
-        if message is not None:
-            args["error_position"] = message.position
-        return lambda f: self._outbox.call_void(f, "cursor_record_error", dumps(args))
+        self.needs_consumer()
+        return lambda f: self.core.record_error(f, error, None if message is None else message.position)
 
 
 def _batch(messages: Message | Sequence[Message]) -> tuple[list[int], Message]:
@@ -88,6 +88,7 @@ class _Progress:
         self.source = source
         self.pending: list[Message] = []
         self.applied = 0
+        self.is_stale = False
         self._size = source.batch
         self._failures = 0
 
@@ -96,6 +97,8 @@ class _Progress:
 
     def succeeded(self, part: list[Message]) -> None:
         self.applied += len(part)
+        self.source.applied += len(part)
+        self.source.failing = None
         self._failures = 0
         del self.pending[: len(part)]
         if not self.pending:
@@ -107,8 +110,9 @@ class _Progress:
         if begun is None and isinstance(error, ConflictError) and error.name == "non_monotonic_cursor":
             # Another instance has applied these messages. This one goes on from the cursor.
             logger.info('projection "%s": another instance was first, so this one continues from the cursor', self.source.consumer)
-            self.source.again()
+            self.source.failing = None
             self.pending = []
+            self.is_stale = True
             return 0.1, None
         if len(part) > 1:
             # The messages are applied one at a time, so those before the bad one take effect and it is named.
@@ -119,6 +123,7 @@ class _Progress:
             )
             return 0.0, None
         self._failures += 1
+        self.source.failing = part[0].position
         logger.error(
             'projection "%s" stands before position %d ("%s"), failure %d: it is tried again', self.source.consumer,
             part[0].position, part[0].topic, self._failures, exc_info=error,
@@ -319,6 +324,9 @@ class Reader:
                         self._record(text, part[0])
                         if until_end:
                             raise
+                    if progress.is_stale:
+                        self.rewind()
+                        progress.is_stale = False
                     self._stopped.wait(pause)
                 else:
                     self.committed(part)
@@ -331,6 +339,8 @@ class Reader:
             progress.pending.append(message)
         if progress.pending or until_end:
             return bool(progress.pending)
+        # Another instance may have applied the message that has failed here.
+        self._source.failing = None
         self._waiting = start(self._source.core.next)
         try:
             if self._stopped.is_set():
@@ -454,6 +464,9 @@ class AsyncReader:
                         await self._record(text, part[0])
                         if until_end:
                             raise
+                    if progress.is_stale:
+                        await self.rewind()
+                        progress.is_stale = False
                     await self._until_stopped(asyncio.sleep(pause))
                 else:
                     await self.committed(part)
@@ -466,6 +479,8 @@ class AsyncReader:
             progress.pending.append(message)
         if progress.pending or until_end:
             return bool(progress.pending)
+        # Another instance may have applied the message that has failed here.
+        self._source.failing = None
         message = await self._until_stopped(self.__anext__())
         if message is not None:
             progress.pending.append(message)

@@ -7,8 +7,8 @@ use outbox_core::pattern::Pattern;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
-use super::AnyLayer;
 use super::handler::AppHandler;
+use super::{AnyLayer, OnError};
 use crate::admin::EnsureSubscription;
 use crate::error::{Error, Kind, Result};
 use crate::outbox::{Backoff, Outbox, passes};
@@ -186,8 +186,8 @@ impl Subscription<()> {
         self.settings.iter().fold(outbox.worker(&self.name), |worker, setting| setting(worker))
     }
 
-    /// Returns one handler that calls the handler of the topic, with the layers around it.
-    pub(super) fn handler(&self, layers: &[AnyLayer]) -> Result<AnyHandler> {
+    /// Returns one handler that calls the handler of the topic, with the layers around it. `on_error` gets the errors.
+    pub(super) fn handler(&self, layers: &[AnyLayer], on_error: Option<OnError>) -> Result<AnyHandler> {
         if self.routes.is_empty() {
             return Err(Error::invalid(format!("subscription \"{}\" has no handlers", self.name)));
         }
@@ -205,13 +205,19 @@ impl Subscription<()> {
                 let unhandled = Failure::retry(format!("topic \"{}\" has no handler", delivery.topic));
                 return Box::pin(async { Err(unhandled) });
             };
+            let report = on_error.clone().map(|on_error| (on_error, delivery.clone()));
             Box::pin(async move {
                 // The semaphore is never closed. If it were, the handler would run without a limit.
                 let _turn = match &route.turns {
                     Some(turns) => turns.acquire().await.ok(),
                     None => None,
                 };
-                (route.handler)(delivery, &()).await.map_err(|failure| route.options.decide(failure))
+                (route.handler)(delivery, &()).await.map_err(|failure| {
+                    if let (Failure::Error(_), Some((on_error, delivery))) = (&failure, &report) {
+                        on_error(delivery, &failure);
+                    }
+                    route.options.decide(failure)
+                })
             })
         });
         Ok(layers.iter().fold(routed, |inner, layer| layer(inner)))

@@ -6,7 +6,7 @@
 //! `PGUSER`, `PGPASSWORD` and so on), the password file (`PGPASSFILE`, `~/.pgpass`), and the socket of a server on this
 //! machine. An option that this client does not know is an error.
 //!
-//! Connecting has a time limit. `connect_timeout` is the limit per host; the default is 30 s.
+//! Connecting has a time limit. `connect_timeout` is the limit per host; the default is 10 s.
 
 mod settings;
 mod tls;
@@ -26,8 +26,8 @@ use crate::error::{Error, Result};
 use crate::outbox::{MAX_WAIT, check_version};
 use crate::pooler::{is_pooled, notifies, probe_channel};
 
-/// The time limit for the connection to one host, if the settings have none.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time limit for the connection to one host, if the settings have none. The pool of the Node client has the same.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The settings of a connection.
 #[derive(Clone)]
@@ -222,6 +222,20 @@ mod tests {
         assert!(Target::parse("postgresql://h/d?sslmode=verify-full&sslrootcert=/nowhere").is_err());
         let target = Target::parse("postgresql://u:geheim@h/d").unwrap();
         assert!(!format!("{target:?}").contains("geheim"));
+    }
+
+    #[test]
+    fn connecting_has_one_time_limit() {
+        let limit = |dsn: &str| Target::parse(dsn).unwrap().config.get_connect_timeout().copied();
+        assert_eq!(limit("postgresql://u@h/d"), Some(CONNECT_TIMEOUT));
+        assert_eq!(limit("host=h user=u"), Some(CONNECT_TIMEOUT));
+        // As in libpq, 0 is no limit of the caller. This client always has one.
+        assert_eq!(limit("postgresql://u@h/d?connect_timeout=0"), Some(CONNECT_TIMEOUT));
+        assert_eq!(limit("postgresql://u@h/d?connect_timeout=3"), Some(Duration::from_secs(3)));
+        // TLS and authentication have the time of one more host.
+        assert_eq!(Target::parse("postgresql://u@a,b/d").unwrap().limit(), CONNECT_TIMEOUT * 3);
+        let documented = include_str!("../../../../docs/clients.md");
+        assert!(documented.contains(&format!("without it, the limit is {} s", CONNECT_TIMEOUT.as_secs())));
     }
 
     #[test]

@@ -169,7 +169,6 @@ impl Settings {
             put("user", user);
         }
         put("application_name", "pg_outbox".to_owned());
-        put("connect_timeout", "10".to_owned());
         // The loss of a server that does not close the connection is noticed within half a minute.
         put("keepalives_idle", "15".to_owned());
         put("keepalives_interval", "5".to_owned());

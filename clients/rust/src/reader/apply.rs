@@ -142,8 +142,18 @@ impl ReaderBuilder {
             for messages in batch.chunks(size) {
                 let Err(stopped) = step.step(&mut reader, messages).await else {
                     backoff.reset();
+                    reader.settings.health.add_applied(messages.len());
                     continue;
                 };
+                let health = &reader.settings.health;
+                match &stopped {
+                    // A conflict between transactions passes by itself.
+                    Stopped::Later(error) if error.code().starts_with("40") => {}
+                    Stopped::Later(_) => health.set_failing(messages.first().map(|first| first.position)),
+                    Stopped::Effect(_) if messages.len() == 1 => health.set_failing(Some(messages[0].position)),
+                    Stopped::Effect(_) | Stopped::Fatal(_) => {}
+                    Stopped::Stale(_) => health.set_failing(None),
+                }
                 match stopped {
                     Stopped::Fatal(error) => return Err(error),
                     Stopped::Effect(error) if messages.len() > 1 => {

@@ -10,6 +10,7 @@
 //!   of a reader of rare topics therefore does not fall behind.
 
 mod apply;
+mod health;
 mod stream;
 
 use std::collections::VecDeque;
@@ -24,6 +25,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 #[cfg(feature = "events")]
 pub(crate) use self::apply::{Step, Stopped, finish, later};
+pub use self::health::ReaderHealth;
 pub use self::stream::ReaderStream;
 use crate::call::call;
 use crate::connect::{Listening, Target};
@@ -45,6 +47,7 @@ pub struct ReaderBuilder {
     batch: i32,
     after: i64,
     poll: Duration,
+    health: ReaderHealth,
 }
 
 /// The part of the events that a reader of events takes.
@@ -67,6 +70,7 @@ impl ReaderBuilder {
             batch: 100,
             after: 0,
             poll: Duration::from_millis(500),
+            health: ReaderHealth::default(),
         }
     }
 
@@ -151,6 +155,17 @@ impl ReaderBuilder {
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.poll = interval.clamp(Duration::from_millis(1), MAX_WAIT);
         self
+    }
+
+    /// Returns how the reader fares that this builder creates, for a health port.
+    pub fn health(&self) -> ReaderHealth {
+        self.health.clone()
+    }
+
+    /// Returns the consumer, with the subject if there is one.
+    pub(crate) fn cursor_name(&self) -> Option<String> {
+        let consumer = self.consumer.clone()?;
+        Some(if self.subject.is_empty() { consumer } else { format!("{consumer} {}", self.subject) })
     }
 
     /// Creates the reader. It connects at the first read.
@@ -297,7 +312,9 @@ impl Reader {
     async fn fetch(&mut self) -> Result<()> {
         let mut backoff = Backoff::default();
         loop {
-            match self.try_fetch().await {
+            let fetched = self.try_fetch().await;
+            self.settings.health.set_connected(fetched.is_ok());
+            match fetched {
                 Ok(()) => return Ok(()),
                 Err(error) if passes(&error) => {
                     self.client = None;
@@ -357,6 +374,10 @@ impl Reader {
             }
             self.position = position;
         }
+        if self.buffer.is_empty() {
+            // Another instance may have applied the message that has failed here.
+            self.settings.health.set_failing(None);
+        }
         self.confirm_passed().await
     }
 
@@ -370,9 +391,8 @@ impl Reader {
             let cursor = rows.first().unwrap_or(&Value::Null);
             self.confirmed = cursor["position"].as_i64().unwrap_or(0);
             self.epoch = cursor["epoch"].as_i64().and_then(|epoch| i32::try_from(epoch).ok());
-            // A cursor at 0 with an error was created when the error was recorded, before the first advance.
-            let is_new = cursor["updated_at"].is_null() || self.confirmed == 0 && !cursor["last_error"].is_null();
-            if !is_new {
+            // A cursor that does not exist has no time of update.
+            if !cursor["updated_at"].is_null() {
                 self.position = self.confirmed;
             }
         }
@@ -532,8 +552,8 @@ impl Reader {
     }
 
     /// Records why the message at `position` could not be handled, for `cursor_list()`, `health()` and the command line. The
-    /// cursor does not move. Returns whether the error is recorded. It is not if the cursor has passed `position`, because
-    /// then another instance has handled the message.
+    /// cursor does not move; a new one is created where this reader begins. Returns whether the error is recorded. It is not if
+    /// the cursor has passed `position`, because then another instance has handled the message.
     ///
     /// # Errors
     /// 22023 without a consumer.
@@ -543,10 +563,17 @@ impl Reader {
             _ => self.client.insert(self.settings.target.connect().await?),
         };
         let consumer = consumer(&self.settings)?;
-        let args =
-            json!({"consumer": consumer, "subject": self.settings.subject, "error": error, "error_position": position});
+        let after = self.settings.after.max(0);
+        let args = json!({
+            "consumer": consumer, "subject": self.settings.subject, "error": error, "error_position": position,
+            "after_position": after,
+        });
         let rows = call(client, "cursor_record_error", args, &[]).await?;
         let cursor = rows.first().and_then(|row| row["position"].as_i64());
+        if self.confirmed == 0 && cursor == Some(after) {
+            // This call, or another instance before its first advance, has created the cursor.
+            self.confirmed = after;
+        }
         Ok(position.zip(cursor).is_none_or(|(position, cursor)| position > cursor))
     }
 }
