@@ -344,7 +344,16 @@ async fn the_example_of_the_readme_runs_until_it_is_interrupted() {
     let db = server().await.connect("readme").await.unwrap();
     db.batch_execute("create table orders (id bigint primary key, amount bigint)").await.unwrap();
     let build = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "-p", "pg-outbox", "--example", "readme", "--features", "testing,sqlx,diesel-async"])
+        .args([
+            "build",
+            "--quiet",
+            "-p",
+            "pg-outbox",
+            "--example",
+            "readme",
+            "--features",
+            "testing,sqlx,diesel-async,opentelemetry",
+        ])
         .status()
         .unwrap();
     assert!(build.success());

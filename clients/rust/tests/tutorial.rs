@@ -32,7 +32,7 @@ async fn the_program_of_the_tutorial_does_what_it_shows() {
     assert!(include_str!("../examples/tutorial.rs").ends_with(program), "TUTORIAL.md and examples/tutorial.rs differ");
     let build = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "-p", "pg-outbox", "--example", "tutorial"])
-        .args(["--features", "testing,sqlx,diesel-async"])
+        .args(["--features", "testing,sqlx,diesel-async,opentelemetry"])
         .status()
         .unwrap();
     assert!(build.success());
