@@ -38,6 +38,7 @@ from .store import EventStore, RecordedEvent
 
 if TYPE_CHECKING:
     from .._app import App
+    from .._reader import Source
 
 logger = logging.getLogger("pg_outbox.events")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -108,6 +109,29 @@ class _Live:
         self.seconds = 0.0
 
 
+class _Shown:
+    """What the health port shows of the projections of an engine."""
+
+    def __init__(self, engine: ProjectionEngine) -> None:
+        self._engine = engine
+
+    @property
+    def _sources(self) -> list[Source]:
+        return [one.reader._source for one in self._engine._projections.values() if one.reader is not None]
+
+    @property
+    def failing(self) -> int | None:
+        return min((source.failing for source in self._sources if source.failing is not None), default=None)
+
+    @property
+    def applied(self) -> int:
+        return sum(one.processed for one in self._engine._projections.values())
+
+    @property
+    def connected(self) -> bool:
+        return all(source.connected for source in self._sources)
+
+
 class ProjectionEngine:
     """Runs projections in one process; others may run the same ones.
 
@@ -127,6 +151,7 @@ class ProjectionEngine:
         self._running: dict[str, asyncio.Task[Any]] = {}
         self._stopping: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._source = _Shown(self)
 
     @property
     def _core(self) -> _core.Core:

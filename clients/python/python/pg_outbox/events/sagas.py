@@ -276,6 +276,7 @@ class SagaManager:
         self._stop: Callable[[], None] | None = None
         self._stopped = False
         self.engine = ProjectionEngine(store, outbox, poll_interval=poll_interval)
+        self._source = self.engine._source
 
     def register(self, saga: type[Saga], *, categories: Sequence[str] | None = None) -> type[Saga]:
         """Registers a class of sagas; to be used as a decorator, too. categories: only events of these. Its position is the
