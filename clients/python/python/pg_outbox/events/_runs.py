@@ -96,6 +96,29 @@ async def opened(in_asyncio: bool, begin: Callable[[], Any]) -> AsyncIterator[An
             yield conn
 
 
+@asynccontextmanager
+async def savepoint(conn: Any, in_asyncio: bool) -> AsyncIterator[None]:
+    """A savepoint, as the driver makes it."""
+    plain = getattr(conn, "connection", conn) if hasattr(conn, "fetchone") else conn
+    manager: Any
+    if hasattr(plain, "begin_nested"):
+        manager = plain.begin_nested()
+    elif hasattr(plain, "transaction"):
+        manager = plain.transaction()
+    elif hasattr(plain, "alias"):
+        from django.db import transaction  # type: ignore[import-untyped,unused-ignore]
+
+        manager = transaction.atomic(using=plain.alias)
+    else:
+        raise invalid(f"a {type(plain).__qualname__} has no savepoints", hint="Use a connection of psycopg, asyncpg, SQLAlchemy or Django.")
+    if hasattr(manager, "__aenter__") and in_asyncio:
+        async with manager:
+            yield
+    else:
+        with manager:
+            yield
+
+
 def check_transaction(conn: Any, what: str) -> None:
     """Raises InvalidError for a connection that commits each statement by itself, where several belong together."""
     plain = getattr(conn, "connection", conn) if hasattr(conn, "fetchone") else conn

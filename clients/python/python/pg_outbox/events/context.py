@@ -66,6 +66,16 @@ def event_context(
         _context.reset(token)
 
 
+@contextmanager
+def exactly(context: EventContext) -> Iterator[None]:
+    """Sets the whole context while the block runs: nothing of the one around it is left."""
+    token = _context.set(context)
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
 def now() -> dt.datetime:
     """Returns the time, in UTC. Tests fix it with `fixed`."""
     clock = _clock.get()

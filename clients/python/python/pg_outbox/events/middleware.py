@@ -17,7 +17,7 @@ from .. import _core
 from .._enqueue import scalar
 from .._errors import OutboxError, RetryError, invalid
 from .._rows import dumps
-from ._runs import Backoff, awaited, call_json, check_transaction, drive, sleep, sqlstate
+from ._runs import Backoff, awaited, call_json, check_transaction, drive, savepoint, sleep, sqlstate
 from ._runs import call as call_function
 from .aggregates import AGAIN
 from .commands import Call, Middleware, Next, late, statement_timeout, type_of
@@ -302,7 +302,7 @@ def idempotency(
         if not store_errors:
             return await _ended(call, name, await _rest(call_next, call))
         try:
-            async with _savepoint(call):
+            async with savepoint(call.conn, call.in_asyncio):
                 result = await _rest(call_next, call)
         except Exception as error:
             if not _rejects(error, store_errors):
@@ -365,29 +365,6 @@ def _rejects(error: Exception, wanted: bool | tuple[type[Exception], ...]) -> bo
 def _plain_text(text: str) -> str:
     """Returns the text as the server can store it."""
     return "".join(c for c in text[:1000] if c != "\0" and not "\ud800" <= c <= "\udfff")
-
-
-@asynccontextmanager
-async def _savepoint(call: Call) -> AsyncIterator[None]:
-    """A savepoint, as the driver makes it."""
-    conn = getattr(call.conn, "connection", call.conn) if hasattr(call.conn, "fetchone") else call.conn
-    manager: Any
-    if hasattr(conn, "begin_nested"):
-        manager = conn.begin_nested()
-    elif hasattr(conn, "transaction"):
-        manager = conn.transaction()
-    elif hasattr(conn, "alias"):
-        from django.db import transaction  # type: ignore[import-untyped,unused-ignore]
-
-        manager = transaction.atomic(using=conn.alias)
-    else:
-        raise invalid(f"a {type(conn).__qualname__} has no savepoints", hint="Use idempotency() without store_errors.")
-    if hasattr(manager, "__aenter__") and call.in_asyncio:
-        async with manager:
-            yield
-    else:
-        with manager:
-            yield
 
 
 def when(condition: Callable[[Any], bool], middleware: Middleware) -> Middleware:
