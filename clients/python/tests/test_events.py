@@ -596,3 +596,12 @@ def test_the_tenant_is_no_metadata(dsn):
         store.append(conn, "order-1", [Paid(by="x")])
         (event,) = store.load(conn, "order-1")
     assert event.tenant == "t" and event.metadata == {"user_id": "ann"}
+
+
+def test_pages_are_bounded_by_bytes(dsn):
+    made = EventStore()
+    with psycopg.connect(dsn) as conn:
+        made.append(conn, "n-1", [NewEvent("n", "x" * 200_000 + str(i)) for i in range(120)])
+        events = made.load(conn, "n-1")
+        assert [event.data[200_000:] for event in events] == list(map(str, range(120)))
+        assert [event.version for event in made.load(conn, "n-1", 120)] == [120] and made.load(conn, "n-1", 121) == []

@@ -470,3 +470,57 @@ def test_a_blocking_time_out_does_not_hold_the_event_loop(dsn):
     made.stop()
     thread.join(60)
     assert begun[0] is not thread and not thread.is_alive()
+
+
+def test_sagas_and_aggregates_survive_what_is_redacted(dsn):
+    from pg_outbox.events import Aggregate, FieldEncryption, LocalKeys, Repository, applies
+
+    types, hooks = EventRegistry(), []
+
+    @types.event("person.named")
+    @dataclasses.dataclass
+    class Named:
+        id: str
+        name: str
+
+        def __post_init__(self):
+            self.name = self.name.strip()
+
+    secret = EventStore(types, encryption=FieldEncryption(
+        LocalKeys({"m": b"1" * 32}), {"person.named": ["name"]}, master_key="m", per="subject", subject=lambda event: event.data.id))
+
+    class Person(Aggregate):
+        category = "person"
+        name: str = ""
+
+        @applies(Named)
+        def _named(self, event):
+            self.name = event.name.upper()
+
+        def redacted(self, event):
+            hooks.append(event.version)
+
+    class Welcome(Saga):
+        name = "welcome"
+        starts_with = (Named,)
+        names: int = 0
+
+        @on(Named)
+        def named(self, event):
+            self.names += len(event.name)
+
+        def redacted(self, event):
+            hooks.append(f"saga {event.version}")
+
+    with psycopg.connect(dsn) as conn:
+        secret.append(conn, "person-1", [Named("b", "Bob"), Named("a", "Ada"), Named("b", "Eve")])
+        id = conn.execute("select message_id from outbox.load('person-1') where version = 3").fetchone()[0]
+        conn.execute("select outbox.erase(%s, reason => 'x')", [id])
+        conn.execute("select outbox.revoke_subject_keys('a', reason => 'x')")
+    with psycopg.connect(dsn) as conn:
+        one = Repository(secret, Person).load(conn, "1")
+        assert (one.name, one.version, hooks) == ("BOB", 3, [2, 3])
+    made = SagaManager(secret, pg_outbox.Outbox(dsn), lambda: psycopg.connect(dsn))
+    made.register(Welcome)
+    assert made.drain(Welcome) == 3 and hooks[2:] == ["saga 2", "saga 3"]
+    assert state(dsn, "1", "welcome")[2]["state"] == {"names": 3}

@@ -23,6 +23,8 @@ from .._reader import _atransaction, _begins, _transaction
 from .errors import typed
 
 T = TypeVar("T")
+AGAIN = ("OB013", "40001", "40P01")
+"""Conflict, serialization failure, deadlock: the answer is a new transaction."""
 
 
 def is_async(conn: Any) -> bool:

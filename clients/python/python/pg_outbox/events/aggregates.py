@@ -33,8 +33,8 @@ from .._enqueue import Arguments
 from .._errors import OutboxError
 from .._rows import dumps
 from ._attributes import attributes_of, blocking, take
-from ._runs import Backoff, awaited, call, call_json, drive, is_async, opened, run, savepoint, sleep, sqlstate
-from .errors import schema_error
+from ._runs import AGAIN, Backoff, awaited, call, call_json, drive, is_async, opened, run, savepoint, sleep, sqlstate
+from .errors import place_of, schema_error
 from .registry import NewEvent
 from .store import Appended, EventStore, RecordedEvent
 
@@ -45,10 +45,6 @@ logger = logging.getLogger("pg_outbox.events")
 F = TypeVar("F", bound=Callable[..., Any])
 A = TypeVar("A", bound="Aggregate")
 R = TypeVar("R")
-
-AGAIN = ("OB013", "40001", "40P01")
-"""Conflict, serialization failure, deadlock: the answer is a new transaction."""
-
 
 def applies(*events: type[Any] | str) -> Callable[[F], F]:
     """Makes a method the one that applies events of these classes, or of types without a class. A class that is registered is
@@ -107,6 +103,10 @@ class Aggregate:
         name = self._handlers.get(type(data)) or self._handlers.get(type_name)
         if name is not None:
             getattr(self, name)(data)
+
+    def redacted(self, event: RecordedEvent) -> None:
+        """Is called instead of apply() for an event whose content was erased, and for one with revoked fields that apply() has
+        refused. By default it changes nothing."""
 
     def snapshot(self) -> Any:
         """Returns the state for a snapshot: by default all attributes but id, version and pending. Raises SchemaError for one
@@ -180,8 +180,20 @@ class Repository(Generic[A]):
     def replay(self, aggregate: A, events: Sequence[RecordedEvent]) -> None:
         """Applies recorded events to an aggregate."""
         for event in events:
-            aggregate.apply(event.type, event.data)
+            if not event.redacted:
+                aggregate.apply(event.type, event.data)
+            elif event.data is None:
+                aggregate.redacted(event)
+            else:
+                self._replay_redacted(aggregate, event)
             aggregate.version = event.version
+
+    def _replay_redacted(self, aggregate: A, event: RecordedEvent) -> None:
+        try:
+            aggregate.apply(event.type, event.data)
+        except Exception as error:  # noqa: BLE001 - a method may need a field that is gone
+            logger.warning("version %d of %s is redacted and cannot be applied: %s", event.version, event.stream, place_of(error))
+            aggregate.redacted(event)
 
     @overload
     def save(

@@ -149,6 +149,16 @@ def told(error: BaseException) -> str:
     return place_of(error) if of_library(error) else described(error)
 
 
+def quotes(error: BaseException) -> bool:
+    """Returns whether the traceback of an exception shows the text of a library."""
+    one: BaseException | None = error
+    while one is not None:
+        if of_library(one):
+            return True
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    return False
+
+
 def place_of(error: BaseException) -> str:
     """Returns the class of an exception, its SQLSTATE if it has one, and the line that has raised it or has called a library."""
     state = getattr(error, "sqlstate", None) or getattr(getattr(error, "orig", None), "sqlstate", None)

@@ -17,9 +17,8 @@ from .. import _core
 from .._enqueue import scalar
 from .._errors import OutboxError, RetryError, invalid
 from .._rows import dumps
-from ._runs import Backoff, awaited, call_json, check_transaction, drive, savepoint, sleep, sqlstate
+from ._runs import AGAIN, Backoff, awaited, call_json, check_transaction, drive, savepoint, sleep, sqlstate
 from ._runs import call as call_function
-from .aggregates import AGAIN
 from .commands import Call, Middleware, Next, late, statement_timeout, type_of
 from .context import current, event_context, new_id
 from .errors import (

@@ -22,7 +22,8 @@ from .._enqueue import advance_on
 from .._errors import ConflictError, RetryError, invalid
 from .._reader import AsyncReader, Reader, Source
 from .._rows import dumps
-from ._runs import drive
+from ._runs import AGAIN, drive, sqlstate
+from .errors import quotes, told
 from .store import EventStore, RecordedEvent, recorded
 
 logger = logging.getLogger("pg_outbox.events")
@@ -140,6 +141,13 @@ class _Iterated:
             return self._feed.position
         first = self._buffer[0].event
         return (first.version if first.position is None else first.position) - 1
+
+    def skip(self) -> bool:
+        """Passes over the event that could not be decoded. Returns False if none is in memory."""
+        if not self._buffer:
+            return False
+        self._buffer.popleft()
+        return True
 
     def _failed(self, error: RetryError) -> None:
         self._failures += 1
@@ -277,6 +285,15 @@ class EventSource(Source):
         if message is not None:
             args["error_position"] = message.position
         return lambda f: self._cursor.core.call_void(f, "cursor_record_error", dumps(args))
+
+    def told(self, error: BaseException) -> str:
+        return told(error)
+
+    def traced(self, error: BaseException) -> BaseException | None:
+        return None if quotes(error) else error
+
+    def passes(self, error: Exception) -> bool:
+        return sqlstate(error) in AGAIN
 
 
 class EventReader(Reader):

@@ -46,10 +46,10 @@ from .._enqueue import enqueue
 from .._errors import FatalError, NotFoundError
 from .._rows import dumps
 from ._attributes import attributes_of, blocking, take
-from ._runs import awaited, call, call_json, call_rows, drive, in_thread, opened
+from ._runs import awaited, call, call_json, call_rows, drive, in_thread, opened, sqlstate
 from .commands import CommandBus
 from .context import EventContext, current, exactly, now
-from .errors import SagaError, told
+from .errors import SagaError, place_of, quotes, told
 from .projections import ProjectionEngine
 from .store import ANY, EventStore, RecordedEvent
 
@@ -245,14 +245,28 @@ class Saga:
 
     def handle(self, event: RecordedEvent) -> bool:
         """Runs the handler of an event. Returns False if there is none."""
+        if event.redacted and event.data is None:
+            self.event = event
+            self.redacted(event)
+            return True
         name = self._handlers.get(type(event.data)) or self._handlers.get(event.type)
         if name is None:
             return False
         self.event = event
         if self.status == "started" and self.version > 0:
             self.status = "running"
-        getattr(self, name)(event.data)
+        try:
+            getattr(self, name)(event.data)
+        except Exception as error:
+            if not event.redacted or sqlstate(error) is not None:
+                raise
+            logger.warning('saga "%s" %s cannot handle a redacted event: %s', self.name, self.saga_id, place_of(error))
+            self.redacted(event)
         return True
+
+    def redacted(self, event: RecordedEvent) -> None:
+        """Is called instead of a handler for an event whose content was erased, and for one with revoked fields that its handler
+        has refused. By default it decides nothing."""
 
 
 _OWN = frozenset({
@@ -380,9 +394,15 @@ class SagaManager:
         """A blocking handler runs in a thread, so that the event loop goes on."""
 
         async def handle(delivery: Delivery) -> None:
-            await in_thread(handler, delivery)
+            try:
+                await (handler(delivery) if self._in_asyncio else in_thread(handler, delivery))
+            except Exception as error:
+                if not quotes(error):
+                    raise
+                # The worker logs and stores the error of a handler.
+                raise SagaError(told(error)) from None
 
-        return handler if self._in_asyncio else handle
+        return handle
 
     def drain(self, saga: type[Saga]) -> int:
         """Handles the events and the time-outs that are due now, in blocking code, and returns the number of events. For tests:
@@ -422,7 +442,8 @@ class SagaManager:
             one = saga() if one.status in _ENDED else one
         new = one.version == 0
         if new:
-            if not any(wanted in (type(event.data), event.type) for wanted in saga.starts_with):
+            erased = event.redacted and event.data is None
+            if erased or not any(wanted in (type(event.data), event.type) for wanted in saga.starts_with):
                 return False
             one.correlation_id = correlation
             one.saga_id = f"{correlation}#{event.message_id}" if found else correlation

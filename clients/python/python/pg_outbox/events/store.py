@@ -20,7 +20,7 @@ import functools
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 from uuid import UUID
 
@@ -28,7 +28,7 @@ from .. import _core
 from .._enqueue import Arguments, _array
 from .._errors import RetryError, invalid
 from .._rows import dumps, time_of
-from ._runs import awaited, call, call_json, call_rows, check_transaction, is_async, run
+from ._runs import awaited, call, call_json, check_transaction, is_async, run
 from .context import clock_time, current
 from .encryption import KEY, FieldEncryption, Lookup, as_encryption_error, refuse_entries, without_fields
 from .errors import EncryptionError, KeyNotFoundError, KeyRevokedError, schema_error
@@ -50,6 +50,8 @@ STREAM_EXISTS = -2
 
 PAGE = 1000
 """The most events that one statement loads."""
+PAGE_BYTES = 16_000_000
+"""The bytes of data up to which one statement loads more events than one."""
 
 InlineHandler = Callable[[Any, list["RecordedEvent"]], Any]
 
@@ -90,7 +92,8 @@ class RecordedEvent:
     stream: str
     version: int
     type: str
-    data: Any
+    # Decrypted data is in no log.
+    data: Any = field(repr=False)
     metadata: dict[str, Any]
     event_id: UUID | None
     position: int | None
@@ -117,7 +120,13 @@ COLUMNS = (
     "e.position, e.message_id, e.event_id, e.stream, e.version, e.type, e.metadata, e.tenant, e.occurred_at, e.recorded_at,"
     " e.content_type, cast(e.data as text) as data, encode(e.body, 'base64') as body"
 )
-_LOAD = f"select coalesce(cast(json_agg(to_json(r)) as text), '[]') from (select {COLUMNS} from {{}} e order by e.version) r"
+# A page has the first event, and further ones up to so many bytes. found: how many events there are up to max_events.
+_LOAD = (
+    "select cast(json_build_object('found', count(*), 'rows', coalesce(json_agg(p.event order by p.version) filter (where p.n = 1 or"
+    f" p.bytes <= {PAGE_BYTES}), '[]')) as text) from (select to_json(r) as event, r.version, row_number() over w as n,"
+    " sum(coalesce(octet_length(r.data), 0) + coalesce(octet_length(r.body), 0)) over w as bytes from"
+    f" (select {COLUMNS} from {{}} e) r window w as (order by r.version)) p"
+)
 
 
 def recorded(row: Mapping[str, Any]) -> tuple[RecordedEvent, str | bytes | None]:
@@ -261,7 +270,7 @@ class EventStore:
     def load(self, conn: SyncConnection, stream: str, from_version: int = 1) -> list[RecordedEvent]: ...
     def load(self, conn: Any, stream: str, from_version: int = 1) -> Any:
         """Returns the events of a stream from a version on (inclusive), decrypted, upcast and decoded. A stream that does not
-        exist has none. Events of the current transaction are included. It reads pages of 1000 events."""
+        exist has none. Events of the current transaction are included. It reads pages of 1000 events, or 16 MB."""
         return run(conn, self.load_async(conn, stream, from_version))
 
     async def load_async(self, conn: Any, stream: str, from_version: int = 1) -> list[RecordedEvent]:
@@ -289,11 +298,11 @@ class EventStore:
         found: list[tuple[RecordedEvent, str | bytes | None]] = []
         while True:
             size = PAGE if last is None else min(PAGE, last - from_version + 1)
-            rows = await call_rows(conn, "load", [
+            page = json.loads(await call(conn, "load", [
                 ("stream", "text", stream), ("from_version", "bigint", str(from_version)), ("max_events", "int", str(size)),
-            ], _LOAD)
-            found += map(recorded, rows)
-            if len(rows) < size or found[-1][0].version == last:
+            ], _LOAD))
+            found += map(recorded, page["rows"])
+            if len(page["rows"]) == page["found"] < size or (found and found[-1][0].version == last):
                 return found
             from_version = found[-1][0].version + 1
 
