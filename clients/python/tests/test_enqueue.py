@@ -119,24 +119,41 @@ async def test_sqlalchemy_async(dsn, driver):
 
 def test_django(dsn):
     from django.conf import settings
-    from django.db import connection, transaction
+    from django.db import connections, transaction
 
     if not settings.configured:
-        parts = sa.make_url(dsn)
-        settings.configure(DATABASES={"default": {
-            "ENGINE": "django.db.backends.postgresql", "NAME": parts.database, "USER": parts.username, "PASSWORD": parts.password,
-            "HOST": parts.host, "PORT": parts.port,
-        }})
-    with transaction.atomic():
+        settings.configure(DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "none"}})
+    parts = sa.make_url(dsn)
+    # Another test may have configured Django already.
+    connections.databases["enqueue"] = connections.configure_settings({"default": {}, "enqueue": {
+        "ENGINE": "django.db.backends.postgresql", "NAME": parts.database, "USER": parts.username, "PASSWORD": parts.password,
+        "HOST": parts.host, "PORT": parts.port,
+    }})["enqueue"]
+    connection = connections["enqueue"]
+    with transaction.atomic(using="enqueue"):
         id = pg_outbox.enqueue(connection, "order.created", PAYLOAD, **OPTIONS)
         check(assert_enqueued(connection, "order.created", {}), id)
-    with pytest.raises(ZeroDivisionError), transaction.atomic():
+    with pytest.raises(ZeroDivisionError), transaction.atomic(using="enqueue"):
         pg_outbox.enqueue(connection, "rolled.back", 1)
         raise ZeroDivisionError
-    with pytest.raises(pg_outbox.InvalidError), transaction.atomic():
+    with pytest.raises(pg_outbox.InvalidError), transaction.atomic(using="enqueue"):
         pg_outbox.enqueue(connection, "bad topic", 1)
     connection.close()
     assert topics(dsn) == ["order.created"]
+
+
+def test_an_exception_after_an_error_of_a_driver_is_the_programs_own(dsn):
+    from pg_outbox._errors import from_driver
+
+    with psycopg.connect(dsn) as conn:
+        try:
+            try:
+                conn.execute("select 1 / 0")
+            except psycopg.Error:
+                raise KeyError("of the program")  # noqa: B904 - this is the case
+        except KeyError as error:
+            own = error
+    assert from_driver(own) is None and from_driver(own.__context__).code == "22012"
 
 
 @dataclasses.dataclass

@@ -256,7 +256,7 @@ def test_metadata_comes_from_the_context(dsn):
             store.append(conn, "x-1", [NewEvent("a", metadata={"d": 4}), NewEvent("a")], metadata={"user_id": "v", "c": 3})
         assert current().causation_id is None
         first, second = store.load(conn, "x-1")
-    assert first.metadata == {"correlation_id": "c", "causation_id": "k", "user_id": "v", "tenant": "t", "a": 1, "b": 2, "c": 3, "d": 4}
+    assert first.metadata == {"correlation_id": "c", "causation_id": "k", "user_id": "v", "a": 1, "b": 2, "c": 3, "d": 4}
     assert "d" not in second.metadata and first.tenant == "t" and first.occurred_at == at and first.event_id == uuid.UUID(int=1)
     assert current().tenant is None
 
@@ -550,3 +550,58 @@ def test_a_killed_connection_leaves_nothing(dsn):
 def test_a_program_that_enqueues_does_not_load_events():
     code = "import sys, pg_outbox; pg_outbox.enqueue; print([m for m in sys.modules if m.startswith('pg_outbox.events') or m == 'pg_outbox._core'])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_an_append_of_whole_pages_with_an_inline_projection(dsn):
+    made, seen = EventStore(), []
+    made.inline("seen", lambda conn, events: seen.extend(event.data for event in events))
+    with psycopg.connect(dsn) as conn:
+        for count in (1000, 2000):
+            made.append(conn, "n-1", [NewEvent("n", i) for i in range(count)])
+    assert seen == [*range(1000), *range(2000)]
+
+
+def test_a_snapshot_that_is_too_large_does_not_fail_the_save(dsn, caplog):
+    class Long(Aggregate):
+        text: str = ""
+
+        @applies("said")
+        def _said(self, data):
+            self.text = data * 100
+
+    repository = Repository(EventStore(), Long, snapshot_every=1)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(f"alter database {conn.info.dbname} set pg_outbox.max_payload = '64kB'")
+    with psycopg.connect(dsn) as conn:
+        one = repository.load(conn, "1")
+        one.record(NewEvent("said", "x" * 1000))
+        repository.save(conn, one)
+    assert "no snapshot" in caplog.text
+    with psycopg.connect(dsn) as conn:
+        assert repository.load(conn, "1").version == 1
+
+
+def test_a_method_that_names_the_type_of_a_class_is_refused():
+    class Named(Aggregate):
+        @applies("order.placed")
+        def _placed(self, event):
+            pass
+
+    with pytest.raises(SchemaError, match="by its name"):
+        Repository(store, Named)
+
+
+def test_the_tenant_is_no_metadata(dsn):
+    with psycopg.connect(dsn) as conn, event_context(tenant="t", user_id="ann"):
+        store.append(conn, "order-1", [Paid(by="x")])
+        (event,) = store.load(conn, "order-1")
+    assert event.tenant == "t" and event.metadata == {"user_id": "ann"}
+
+
+def test_pages_are_bounded_by_bytes(dsn):
+    made = EventStore()
+    with psycopg.connect(dsn) as conn:
+        made.append(conn, "n-1", [NewEvent("n", "x" * 200_000 + str(i)) for i in range(120)])
+        events = made.load(conn, "n-1")
+        assert [event.data[200_000:] for event in events] == list(map(str, range(120)))
+        assert [event.version for event in made.load(conn, "n-1", 120)] == [120] and made.load(conn, "n-1", 121) == []

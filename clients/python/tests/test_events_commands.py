@@ -446,3 +446,151 @@ def django(dsn):
         "HOST": parts.host, "PORT": parts.port,
     }})["commands"]
     return transaction.atomic(using="commands")
+
+
+def test_keys_of_idempotency_have_the_form_of_all_clients(dsn):
+    import hashlib
+
+    made = bus(dsn, middleware.tenant(required=False), middleware.idempotency())
+    assert made.dispatch(Place("1", idempotency_key="k")) == {"order": "1"}
+    made.dispatch(Place("2", idempotency_key="k", tenant="a"))
+    made.register(Pay, lambda conn, command: None)
+    made.dispatch(Pay(order="ä"))
+    with event_context(tenant="t" * 200):
+        made.dispatch(Place("3", idempotency_key="k" * 200))
+    plain = '{"by":"card","order":"ä"}'
+    with psycopg.connect(dsn) as conn:
+        keys = [row[0] for row in conn.execute("select key from outbox.command order by begun_at")]
+        (stored,) = conn.execute("select content_hash from outbox.command where key like 'Pay:%' order by begun_at limit 1").fetchone()
+        (server,) = conn.execute("select sha256(convert_to(cast(cast(%s as text)::jsonb as text), 'UTF8'))", [plain]).fetchone()
+    assert keys[:3] == ["Place:k", "Place:a:k", "Pay:" + hashlib.sha256(plain.encode()).hexdigest()]
+    assert keys[3] == "Place:" + hashlib.sha256(("t" * 200 + ":" + "k" * 200).encode()).hexdigest() and stored == server
+
+
+def test_a_time_out_behind_idempotency_ends_the_command(dsn):
+    made = bus(dsn, middleware.idempotency(), middleware.timeout(0.3))
+
+    @made.handler(Pay)
+    def pay(conn, command):
+        store.append(conn, "order-9", [NewEvent("a")])
+        if command.by == "server":
+            conn.execute("select pg_sleep(60)")
+        time.sleep(0.4)
+
+    for by in ("server", "client"):
+        with pytest.raises(CommandTimeoutError):
+            made.dispatch(Pay(order="1", by=by))
+    assert streams(dsn) == []
+    with psycopg.connect(dsn) as conn:
+        conn.execute("set local statement_timeout = '7s'")
+        made.dispatch(Place("1"), conn)
+        assert conn.execute("show statement_timeout").fetchone() == ("7s",)
+
+
+def test_the_first_of_several_time_outs_ends_a_command(dsn):
+    made = bus(dsn, middleware.timeout(0.2), middleware.timeout(60))
+    made.register(Pay, lambda conn, command: time.sleep(0.3))
+    with pytest.raises(CommandTimeoutError):
+        made.dispatch(Pay(order="1"))
+
+
+async def test_a_time_out_of_the_handler_is_its_own():
+    made = CommandBus()
+    made.use(middleware.timeout(60))
+
+    @made.handler(Pay)
+    async def pay(conn, command):
+        raise TimeoutError("of a socket")
+
+    with pytest.raises(TimeoutError, match="of a socket"):
+        await made.adispatch(Pay(order="1"))
+
+
+def test_a_command_that_has_timed_out_is_not_tried_again(dsn):
+    calls = []
+
+    def slow(conn, command):
+        calls.append(1)
+        conn.execute("select pg_sleep(60)")
+
+    for used in ((middleware.retry(Backoff(3, 0.01), on=lambda error: True), middleware.timeout(0.2)),
+                 (middleware.timeout(0.2), middleware.retry(Backoff(3, 0.01), on=lambda error: True))):
+        made = bus(dsn, *used)
+        made.register(Pay, slow)
+        with pytest.raises(CommandTimeoutError):
+            made.dispatch(Pay(order="1"))
+    assert len(calls) == 2
+
+
+def test_retry_begins_a_transaction_wherever_it_is_allowed(dsn):
+    for wrong in (
+        lambda: CommandBus().use(middleware.idempotency(), middleware.retry()),
+        lambda: CommandBus().use(middleware.chain(middleware.idempotency(), middleware.retry())),
+        lambda: middleware.when(lambda command: True, middleware.chain(middleware.retry(), middleware.idempotency())),
+    ):
+        with pytest.raises(ValueError, match="retry"):
+            wrong()
+    made, calls = bus(dsn, middleware.chain(middleware.retry(Backoff(3, 0.01)), middleware.idempotency())), []
+
+    @made.handler(Pay)
+    def pay(conn, command):
+        calls.append(1)
+        store.append(conn, "order-1", [NewEvent("a")], 7 if len(calls) < 3 else NO_STREAM)
+
+    made.dispatch(Pay(order="1"))
+    assert len(calls) == 3
+
+
+def test_an_attempt_whose_commit_has_failed_leaves_nothing(dsn):
+    commits = []
+
+    @contextlib.contextmanager
+    def begin():
+        with psycopg.connect(dsn) as conn:
+            yield conn
+            commits.append(1)
+            if len(commits) == 1:
+                raise pg_outbox.RetryError("lost", code="08006", name="connection_failure")
+
+    made, calls = CommandBus(begin), []
+    made.use(middleware.retry(Backoff(3, 0.01)), middleware.idempotency(store_errors=True))
+
+    @made.handler(Pay)
+    def pay(conn, command):
+        calls.append(1)
+        if len(calls) == 1:
+            raise KeyError("no")
+        return "paid"
+
+    assert made.dispatch(Pay(order="1")) == "paid" and len(calls) == 2
+
+
+def test_only_rejections_are_stored(dsn):
+    class Refused(Exception):
+        pass
+
+    made, errors = bus(dsn, middleware.idempotency(store_errors=True)), []
+
+    @made.handler(Pay)
+    def pay(conn, command):
+        errors.append(1)
+        if command.by == "driver":
+            conn.execute("select 'secret'::int")
+        if command.by == "model":
+            Pay(order=5)
+        raise Refused("a\0b\ud800" + "x" * 2000)
+
+    for by, expected in (("driver", psycopg.Error), ("model", pydantic.ValidationError)):
+        for _ in range(2):
+            with pytest.raises(expected):
+                made.dispatch(Pay(order="1", by=by))
+    assert len(errors) == 4
+    for expected in (Refused, ReplayedError):
+        with pytest.raises(expected) as caught:
+            made.dispatch(Pay(order="1", by="shop"))
+    assert caught.value.error == {"type": "Refused", "message": "ab" + "x" * 996}
+    some = bus(dsn, middleware.idempotency(store_errors=(LookupError,)))
+    some.register(Pay, pay)
+    for _ in range(2):
+        with pytest.raises(Refused):
+            some.dispatch(Pay(order="2", by="shop"))

@@ -443,3 +443,150 @@ def test_connections_that_are_killed_lose_and_repeat_nothing(table):
         killer.join()
         until("all are applied", lambda: len(rows(table)) >= 300)
     assert rows(table) == list(range(300))
+
+
+def test_nothing_ends_a_live_projection_but_stop(server, table, caplog):
+    types = EventRegistry()
+    types.register("n.added", int)
+    made, seen = ProjectionEngine(EventStore(types), pg_outbox.Outbox(table), poll_interval=0.02), []
+    held, go = threading.Event(), threading.Event()
+
+    @made.live("live")
+    def live(event):
+        seen.append(event.data)
+        if event.data == 1:
+            held.set()
+            assert go.wait(60)
+        if event.data == 2:
+            raise ValueError("cannot show two")
+
+    made.register("other", lambda conn, events: seen.extend(f"p{event.data}" for event in events), lambda: psycopg.connect(table), types=["m"])
+    name = table.rsplit("/", 1)[1]
+    with Running(made):
+        until("it follows", lambda: made._lives["live"].events is not None)
+        append(table, [1, "secret", 2, 3])
+        assert held.wait(60)
+        append(table, [7], "m-1", "m")
+        until("the event loop goes on while a blocking handler waits", lambda: "p7" in seen)
+        go.set()
+        until("it has seen them", lambda: seen[-1] == 7)
+        with psycopg.connect(server.dsn("postgres"), autocommit=True) as conn:
+            conn.execute("select pg_terminate_backend(pid) from pg_stat_activity where datname = %s and backend_type = 'client backend'", [name])
+        append(table, [5])
+        until("it has connected again", lambda: 5 in seen)
+    assert [one for one in seen if one != "p7"] == [1, 2, 3, 7, 5] and "secret" not in caplog.text and "cannot show two" in caplog.text
+    with Running(made):
+        until("it follows again", lambda: made.status("live").state == "running" and made._lives["live"].events is not None)
+        append(table, [6])
+        until("it has seen it", lambda: 6 in seen)
+
+
+def test_a_projection_of_the_same_name_replaces_one_that_runs(table):
+    made = engine(table)
+    with Running(made):
+        made.register("a", insert, lambda: psycopg.connect(table))
+        append(table, [1])
+        until("it is applied", lambda: rows(table) == [1])
+        made.unregister("a")
+        made.register("a", lambda conn, events: [conn.execute("insert into effect (i) values (100)") for _ in events], lambda: psycopg.connect(table))
+        append(table, [2])
+        until("the new one applies it", lambda: 100 in rows(table))
+        until("it runs", lambda: made.status("a").state == "running")
+
+
+def test_an_engine_runs_again_in_another_event_loop(table):
+    made = engine(table)
+    made.register("a", insert, lambda: psycopg.connect(table))
+    for i in range(2):
+        with Running(made):
+            made.pause("a")
+            until("it is paused", lambda: made.status("a").state == "paused")
+            append(table, [i])
+            time.sleep(0.1)
+            made.resume("a")
+            until("it goes on", lambda: rows(table) == list(range(i + 1)))
+
+
+def test_a_conflict_in_a_handler_is_no_poison(table, caplog):
+    made, calls, errors = engine(table), [], []
+
+    def totals(conn, events):
+        calls.append(1)
+        if len(calls) < 4:
+            with psycopg.connect(table) as look:
+                errors.append(look.execute("select count(*) from outbox.cursor_list('projection totals') where last_error is not null").fetchone()[0])
+            store.append(conn, "other-1", [NewEvent("x")], 7)
+        insert(conn, events)
+
+    made.register("totals", totals, lambda: psycopg.connect(table), types=["n.added"])
+    append(table, [1])
+    assert made.drain("totals") == 1 and rows(table) == [1] and errors == [0, 0, 0]
+
+
+def test_errors_of_drivers_are_recorded_without_values(table, caplog):
+    with psycopg.connect(table) as conn:
+        conn.execute("create table one (mail text primary key)")
+    made = engine(table)
+    made.register("totals", lambda conn, events: [conn.execute("insert into one values ('ada@example.org')") for _ in range(2)], lambda: psycopg.connect(table))
+    append(table, [1])
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        made.drain("totals")
+    error = made.status("totals").error
+    assert "UniqueViolation 23505" in error and "test_events_projections.py" in error and "ada@example.org" not in error + caplog.text
+
+
+def test_a_rebuild_that_is_stopped_ends_with_an_error(table):
+    append(table, range(20))
+    made = engine(table)
+
+    def totals(conn, events):
+        insert(conn, events)
+        made._projections["totals"].stop()
+
+    made.register("totals", totals, lambda: psycopg.connect(table), batch=5)
+    with pytest.raises(ProjectionError, match="stopped"):
+        made.rebuild("totals", clear=lambda conn: conn.execute("truncate effect"))
+    failing = engine(table)
+    failing.register("totals", lambda conn, events: 1 / 0, lambda: psycopg.connect(table))
+    with pytest.raises(ZeroDivisionError):
+        failing.rebuild("totals", clear=lambda conn: conn.execute("truncate effect"))
+
+
+def test_json_null_is_not_erased(table):
+    seen = []
+    append(table, [None, 5])
+    with psycopg.connect(table) as conn:
+        id = conn.execute("select message_id from outbox.load('n-1') where version = 2").fetchone()[0]
+        conn.execute("select outbox.erase(%s, reason => 'x')", [id])
+        assert [(event.data, event.redacted) for event in store.load(conn, "n-1")] == [(None, False), (None, True)]
+    made = engine(table)
+    made.register("a", lambda conn, events: seen.extend((event.data, event.redacted) for event in events), lambda: psycopg.connect(table))
+    made.drain("a")
+    assert seen == [(None, False), (None, True)]
+
+
+def test_the_repr_of_an_event_has_no_data(table):
+    append(table, ["secret"])
+    with psycopg.connect(table) as conn:
+        assert "secret" not in repr(store.load(conn, "n-1"))
+
+
+async def test_an_application_shows_its_engines(table):
+    app = pg_outbox.App(table)
+    made = ProjectionEngine(store, app, poll_interval=0.02)
+    made.register("a", insert_async, lambda: psycopg.AsyncConnection.connect(table))
+    app.include(made)
+    running = asyncio.create_task(app.arun())
+    append(table, [1, 2])
+    for _ in range(600):
+        await asyncio.sleep(0.05)
+        if rows(table) == [1, 2] and app._health.answer("/health")[0] == 200:
+            break
+    assert 'outbox_projection_messages_total{consumer="ProjectionEngine 1"} 2' in app._health.answer("/metrics")[2]
+    app.stop()
+    await asyncio.wait_for(running, 60)
+
+
+async def insert_async(conn, events):
+    for event in events:
+        await conn.execute("insert into effect (i) values (%s)", [event.data])

@@ -133,3 +133,13 @@ def test_kms(monkeypatch, dsn):
             keys.wrap(b"\7" * 32, "00000000-0000-0000-0000-000000000000")
         with pytest.raises(EncryptionError):
             keys.unwrap(b"damaged" * 20, key)
+
+
+def test_the_token_of_vault_is_in_no_error(vault, monkeypatch):
+    monkeypatch.setenv("VAULT_TOKEN", "s.secret\n")
+    assert vault.unwrap(vault.wrap(b"\7" * 32, "m1"), "m1") == b"\7" * 32
+    assert Vault.seen[-1][1] == "s.secret"
+    for token in ("s.secret\nx", "s.sécret", "s.secret\0"):
+        with pytest.raises(EncryptionError) as caught:
+            VaultKeys(token=token).wrap(b"\7" * 32, "m1")
+        assert "secret" not in str(caught.value) and caught.value.__cause__ is None and caught.value.__context__ is None

@@ -310,3 +310,217 @@ def test_what_a_saga_refuses():
     for call in (lambda: one.timeout("other"), lambda: one.timeout("payment"), lambda: one.start_step("other")):
         with pytest.raises(SagaError):
             call()
+
+
+def test_methods_that_would_have_to_be_awaited_are_refused():
+    async def later(self, event=None):
+        pass
+
+    from pg_outbox.events import applies
+
+    for mark in (on(Placed), on_timeout("x"), compensates("x"), applies(Placed)):
+        with pytest.raises(TypeError, match="async"):
+            mark(later)
+    with pytest.raises(TypeError, match="pattern"):
+        on("order.*")
+
+
+def test_a_time_out_has_the_form_and_the_context_of_all_clients(dsn):
+    seen = []
+
+    class Waiting(Saga):
+        name = "waiting"
+        starts_with = ("order.begun",)
+
+        @on("order.begun")
+        def placed(self, event):
+            self.timeout("never", after=dt.timedelta(days=1))
+            self.timeout("now", after=dt.timedelta(days=1))
+            self.timeout("now", after=dt.timedelta(seconds=-1))
+            with pytest.raises(SagaError, match="too long"):
+                self.timeout("never", after=dt.timedelta.max)
+
+        @on_timeout("now", "never")
+        def over(self):
+            seen.append(current())
+            self.send("time.over")
+
+    with event_context(correlation_id="c", tenant="t", user_id="ann"):
+        append(dsn, "order-1", NewEvent("order.begun"))
+    made = manager(dsn, Waiting)
+    with event_context(tenant="of the process"):
+        made.drain(Waiting)
+    with psycopg.connect(dsn) as conn:
+        rows = conn.execute("select id, key, payload, tenant, metadata from outbox.message where topic = 'saga.timeout.waiting' order by id").fetchall()
+        sent = conn.execute("select tenant, metadata from outbox.message where topic = 'time.over'").fetchone()
+        names = [row[0] for row in conn.execute("select name from outbox.subscription")]
+    assert [row[1:4] for row in rows] == [("1", {"saga_type": "waiting", "saga_id": "1", "name": name}, "t") for name in ("never", "now")]
+    assert all(row[4]["correlation_id"] == "c" and row[4]["user_id"] == "ann" for row in rows)
+    (context,) = seen
+    assert (context.tenant, context.correlation_id, context.user_id, context.causation_id) == ("t", "c", "ann", str(rows[1][0]))
+    assert sent[0] == "t" and sent[1]["correlation_id"] == "c" and sent[1]["causation_id"] == str(rows[1][0]) and "tenant" not in sent[1]
+    assert "saga waiting time-outs" in names
+
+
+def test_a_saga_that_ends_while_an_event_waits_handles_nothing(dsn):
+    made = manager(dsn)
+    append(dsn, "order-1", Placed(5))
+    made.drain(Shipping)
+    append(dsn, "order-1", NewEvent("shipment.done"), Paid("card"))
+    commands.clear()
+    with psycopg.connect(dsn) as conn:
+        done, late = store.load(conn, "order-1", 2)
+    waiting, results = threading.Event(), []
+
+    def second():
+        with psycopg.connect(dsn) as other:
+            waiting.set()
+            results.append(made.handle(other, Shipping, late))
+
+    with psycopg.connect(dsn) as conn:
+        assert made.handle(conn, Shipping, done)
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert waiting.wait(60)
+        with psycopg.connect(dsn) as look:
+            until("it waits", lambda: look.execute(
+                "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'").fetchone() == (1,))
+        conn.commit()
+    thread.join(60)
+    assert results == [False] and commands == [] and state(dsn)[0] == "completed"
+
+
+def test_completed_steps_without_a_method_are_compensated_too(dsn):
+    class Plain(Saga):
+        name = "plain"
+        starts_with = ("order.placed",)
+        steps = ("a", "b")
+
+        @on("order.placed")
+        def placed(self, event):
+            if event.amount > 1:
+                self.complete_step("a")
+            self.fail("no")
+
+    made = manager(dsn, Plain)
+    append(dsn, "order-1", Placed(1))
+    append(dsn, "order-2", Placed(2))
+    made.drain(Plain)
+    assert state(dsn, "1", "plain")[0] == "failed" and state(dsn, "2", "plain")[0] == "compensated"
+
+
+def test_a_malformed_correlation_id_stops_nothing(dsn, caplog):
+    class Long(Saga):
+        name = "long"
+        starts_with = ("order.placed",)
+
+        @classmethod
+        def correlate(cls, event):
+            return "x" * event.data.amount
+
+        @on("order.placed")
+        def placed(self, event):
+            pass
+
+    append(dsn, "order-1", Placed(256), Placed(255))
+    assert manager(dsn, Long).drain(Long) == 2 and "malformed" in caplog.text
+    assert state(dsn, "x" * 255, "long")[0] == "started"
+
+
+def test_state_that_would_not_come_back_is_refused(dsn):
+    from decimal import Decimal
+
+    from pg_outbox.events import SchemaError
+
+    for name, value in (("_secret", 1), ("total", Decimal("1.10")), ("seen", {1}), ("at", dt.date(2026, 1, 1)), ("pair", (1, 2))):
+        one = Shipping()
+        setattr(one, name, value)
+        with pytest.raises(SchemaError, match=name):
+            one.snapshot()
+    one = Shipping()
+    one.due, one.plain = dt.date(2026, 1, 1), {"a": [1, None, 1.5]}
+    other = Shipping()
+    other.restore(one.snapshot())
+    assert (other.due, other.plain) == (one.due, one.plain)
+
+
+def test_a_blocking_time_out_does_not_hold_the_event_loop(dsn):
+    import time
+
+    begun = []
+
+    class Slow(Saga):
+        name = "slow"
+        starts_with = ("order.placed",)
+
+        @on("order.placed")
+        def placed(self, event):
+            self.timeout("t", after=dt.timedelta(0))
+
+        @on_timeout("t")
+        def over(self):
+            begun.append(threading.current_thread())
+            time.sleep(0.2)
+
+    append(dsn, "order-1", Placed(1))
+    made = manager(dsn, Slow)
+    thread = threading.Thread(target=made.run)
+    thread.start()
+    until("it is handled", lambda: begun)
+    made.stop()
+    thread.join(60)
+    assert begun[0] is not thread and not thread.is_alive()
+
+
+def test_sagas_and_aggregates_survive_what_is_redacted(dsn):
+    from pg_outbox.events import Aggregate, FieldEncryption, LocalKeys, Repository, applies
+
+    types, hooks = EventRegistry(), []
+
+    @types.event("person.named")
+    @dataclasses.dataclass
+    class Named:
+        id: str
+        name: str
+
+        def __post_init__(self):
+            self.name = self.name.strip()
+
+    secret = EventStore(types, encryption=FieldEncryption(
+        LocalKeys({"m": b"1" * 32}), {"person.named": ["name"]}, master_key="m", per="subject", subject=lambda event: event.data.id))
+
+    class Person(Aggregate):
+        category = "person"
+        name: str = ""
+
+        @applies(Named)
+        def _named(self, event):
+            self.name = event.name.upper()
+
+        def redacted(self, event):
+            hooks.append(event.version)
+
+    class Welcome(Saga):
+        name = "welcome"
+        starts_with = (Named,)
+        names: int = 0
+
+        @on(Named)
+        def named(self, event):
+            self.names += len(event.name)
+
+        def redacted(self, event):
+            hooks.append(f"saga {event.version}")
+
+    with psycopg.connect(dsn) as conn:
+        secret.append(conn, "person-1", [Named("b", "Bob"), Named("a", "Ada"), Named("b", "Eve")])
+        id = conn.execute("select message_id from outbox.load('person-1') where version = 3").fetchone()[0]
+        conn.execute("select outbox.erase(%s, reason => 'x')", [id])
+        conn.execute("select outbox.revoke_subject_keys('a', reason => 'x')")
+    with psycopg.connect(dsn) as conn:
+        one = Repository(secret, Person).load(conn, "1")
+        assert (one.name, one.version, hooks) == ("BOB", 3, [2, 3])
+    made = SagaManager(secret, pg_outbox.Outbox(dsn), lambda: psycopg.connect(dsn))
+    made.register(Welcome)
+    assert made.drain(Welcome) == 3 and hooks[2:] == ["saga 2", "saga 3"]
+    assert state(dsn, "1", "welcome")[2]["state"] == {"names": 3}

@@ -189,3 +189,16 @@ def test_times_of_the_server_are_read_with_any_fraction():
 
     for text, micros in (("", 0), (".1", 100_000), (".12451", 124_510), (".124", 124_000), (".000001", 1)):
         assert time_of(f"2026-11-30T09:08:14{text}+00:00").microsecond == micros
+
+
+def test_the_reason_does_not_repeat_a_tag_that_is_unknown():
+    class Cat(pydantic.BaseModel):
+        kind: typing.Literal["cat"]
+
+    class Dog(pydantic.BaseModel):
+        kind: typing.Literal["dog"]
+
+    either = typing.Annotated[Cat | Dog, pydantic.Field(discriminator="kind")]
+    with pytest.raises(pg_outbox.InvalidError) as caught:
+        _payload.decode('{"kind": "secret"}', either)
+    assert caught.value.detail == "union_tag_invalid"

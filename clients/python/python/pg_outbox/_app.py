@@ -385,7 +385,12 @@ class App:
         projections = []
         for consumer, make in self._projections.items():
             projections.append(make())
-            self._health.projections[consumer] = projections[-1][0]._source
+            source = getattr(projections[-1][0], "_source", None)
+            if source is None:
+                # An engine of the program may show nothing.
+                self._health.projections.pop(consumer, None)
+            else:
+                self._health.projections[consumer] = source
         applying = [asyncio.ensure_future(work) for _, work in projections]
         ticks = [asyncio.ensure_future(periodic.run(self.outbox)) for periodic in self._periodic.values()]
         stopped = asyncio.ensure_future(stopping.wait())

@@ -120,5 +120,6 @@ def from_driver(error: BaseException) -> OutboxError | None:
                 # The hint of a driver, if any, does not mention the pooler.
                 hint = known
             return make(kind, state, name, str(message), detail, hint)
-        todo += [getattr(one, "orig", None), one.__cause__, one.__context__]
+        # Not its context: an exception that a program raises after an error of a driver is its own.
+        todo += [getattr(one, "orig", None), one.__cause__]
     return None

@@ -11,12 +11,9 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ._errors import invalid
-
-if TYPE_CHECKING:
-    from ._reader import Source
 
 _TIMEOUT = 5.0
 _LARGEST_REQUEST = 8192
@@ -25,6 +22,25 @@ _LARGEST_REQUEST = 8192
 def _escaped(value: str) -> str:
     """Returns the value of a label of Prometheus."""
     return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+class Source(Protocol):
+    """What is known of a projection, or of the projections of an engine."""
+
+    @property
+    def failing(self) -> int | None:
+        """The position of the first message that cannot be applied."""
+        ...
+
+    @property
+    def applied(self) -> int:
+        """How many messages were applied."""
+        ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether the last read has found the server."""
+        ...
 
 
 def _state(source: Source | None) -> str:

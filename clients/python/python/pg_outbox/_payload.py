@@ -37,12 +37,18 @@ def decode(content: bytes | str, into: Any) -> Any:
         raise invalid("malformed payload", detail=_reason(error)) from None
 
 
+_QUOTES = frozenset({"union_tag_invalid", "uuid_parsing", "url_parsing"})
+"""Kinds of errors of pydantic whose message repeats a part of the input."""
+
+
 def _reason(error: Exception) -> str:
     errors: Any = getattr(error, "errors", None)
     if callable(errors):
         # The text of a ValidationError repeats the input.
         found = errors(include_url=False, include_context=False, include_input=False)
-        return "; ".join(": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"]))) for e in found[:10])
+        # So does the message of a few kinds.
+        said = [(e["loc"], e["type"] if e["type"] in _QUOTES else e["msg"]) for e in found[:10]]
+        return "; ".join(": ".join(filter(None, (".".join(map(str, place)), text))) for place, text in said)
     return str(error)
 
 

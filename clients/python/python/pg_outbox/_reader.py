@@ -71,6 +71,18 @@ class Source:
         self.needs_consumer()
         return lambda f: self.core.record_error(f, error, None if message is None else message.position)
 
+    def told(self, error: BaseException) -> str:
+        """Returns the text of an error that is recorded and logged."""
+        return described(error)
+
+    def traced(self, error: BaseException) -> BaseException | None:
+        """Returns the error whose traceback is logged."""
+        return error
+
+    def passes(self, error: Exception) -> bool:
+        """Returns whether the effect may succeed in the next transaction, so that the message is not to blame."""
+        return False
+
 
 def _batch(messages: Message | Sequence[Message]) -> tuple[list[int], Message]:
     """Returns the positions of messages, and the last one."""
@@ -119,17 +131,24 @@ class _Progress:
             self._size = 1
             logger.warning(
                 'projection "%s": %d messages from position %d on have failed together (%s), so they are applied one at a time',
-                self.source.consumer, len(part), part[0].position, described(error),
+                self.source.consumer, len(part), part[0].position, self.source.told(error),
             )
             return 0.0, None
         self._failures += 1
+        most = min(0.1 * 2 ** min(self._failures, 10), 30.0)
+        if self._failures < _PASSING and self.source.passes(error):
+            logger.warning('projection "%s": %s; it is tried again', self.source.consumer, self.source.told(error))
+            return random.uniform(most / 2, most), None
         self.source.failing = part[0].position
         logger.error(
             'projection "%s" stands before position %d ("%s"), failure %d: it is tried again', self.source.consumer,
-            part[0].position, part[0].topic, self._failures, exc_info=error,
+            part[0].position, part[0].topic, self._failures, exc_info=self.source.traced(error),
         )
-        most = min(0.1 * 2 ** min(self._failures, 10), 30.0)
-        return random.uniform(most / 2, most), described(error)
+        return random.uniform(most / 2, most), self.source.told(error)
+
+
+_PASSING = 10
+"""The failures in a row from which on also an error that may pass is recorded."""
 
 
 def _connection(manager: Any, entered: Any) -> Any:

@@ -106,7 +106,8 @@ def _default(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, (set, frozenset)):
-        return list(value)
+        # The order of a set differs between processes, and the JSON of a value must not.
+        return sorted(value, key=lambda one: json.dumps(one, default=_default, sort_keys=True))
     raise TypeError(f"{type(value).__name__} cannot be JSON")
 
 

@@ -23,6 +23,8 @@ from .._reader import _atransaction, _begins, _transaction
 from .errors import typed
 
 T = TypeVar("T")
+AGAIN = ("OB013", "40001", "40P01")
+"""Conflict, serialization failure, deadlock: the answer is a new transaction."""
 
 
 def is_async(conn: Any) -> bool:
@@ -94,6 +96,29 @@ async def opened(in_asyncio: bool, begin: Callable[[], Any]) -> AsyncIterator[An
     else:
         with _transaction(begin) as conn:
             yield conn
+
+
+@asynccontextmanager
+async def savepoint(conn: Any, in_asyncio: bool) -> AsyncIterator[None]:
+    """A savepoint, as the driver makes it."""
+    plain = getattr(conn, "connection", conn) if hasattr(conn, "fetchone") else conn
+    manager: Any
+    if hasattr(plain, "begin_nested"):
+        manager = plain.begin_nested()
+    elif hasattr(plain, "transaction"):
+        manager = plain.transaction()
+    elif hasattr(plain, "alias"):
+        from django.db import transaction  # type: ignore[import-untyped,unused-ignore]
+
+        manager = transaction.atomic(using=plain.alias)
+    else:
+        raise invalid(f"a {type(plain).__qualname__} has no savepoints", hint="Use a connection of psycopg, asyncpg, SQLAlchemy or Django.")
+    if hasattr(manager, "__aenter__") and in_asyncio:
+        async with manager:
+            yield
+    else:
+        with manager:
+            yield
 
 
 def check_transaction(conn: Any, what: str) -> None:

@@ -25,33 +25,35 @@ from __future__ import annotations
 import datetime as dt
 import inspect
 import json
-import typing
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, overload
 
-from .._payload import decode
+from .._enqueue import Arguments
+from .._errors import OutboxError
 from .._rows import dumps
-from ._runs import Backoff, awaited, call, call_json, drive, opened, run, sleep, sqlstate
+from ._attributes import attributes_of, blocking, take
+from ._runs import AGAIN, Backoff, awaited, call, call_json, drive, is_async, opened, run, savepoint, sleep, sqlstate
+from .errors import place_of, schema_error
 from .registry import NewEvent
 from .store import Appended, EventStore, RecordedEvent
 
 if TYPE_CHECKING:
     from .._typing import AsyncConnection, SyncConnection
 
+logger = logging.getLogger("pg_outbox.events")
 F = TypeVar("F", bound=Callable[..., Any])
 A = TypeVar("A", bound="Aggregate")
 R = TypeVar("R")
 
-AGAIN = ("OB013", "40001", "40P01")
-"""Conflict, serialization failure, deadlock: the answer is a new transaction."""
-
-
 def applies(*events: type[Any] | str) -> Callable[[F], F]:
-    """Makes a method the one that applies events of these classes, or of types without a class."""
+    """Makes a method the one that applies events of these classes, or of types without a class. A class that is registered is
+    named by itself: an event that is recorded has no name yet."""
     if not events:
         raise TypeError("applies() needs a class of events, or the name of a type")
 
     def mark(method: F) -> F:
+        blocking(method)
         method._applies = events  # type: ignore[attr-defined]
         return method
 
@@ -102,16 +104,19 @@ class Aggregate:
         if name is not None:
             getattr(self, name)(data)
 
+    def redacted(self, event: RecordedEvent) -> None:
+        """Is called instead of apply() for an event whose content was erased, and for one with revoked fields that apply() has
+        refused. By default it changes nothing."""
+
     def snapshot(self) -> Any:
-        """Returns the state for a snapshot: by default all attributes but id, version, pending, and those that begin with an
-        underscore."""
-        return {name: value for name, value in vars(self).items() if not name.startswith("_") and name not in _OWN}
+        """Returns the state for a snapshot: by default all attributes but id, version and pending. Raises SchemaError for one
+        that restore() would not give back: one without an annotation whose type JSON does not have, or one whose name begins with
+        an underscore."""
+        return attributes_of(self, _OWN)
 
     def restore(self, state: Any) -> None:
         """Takes the state of a snapshot: by default each attribute, as the type that the class is annotated with."""
-        hints = typing.get_type_hints(type(self))
-        for name, value in state.items():
-            setattr(self, name, decode(dumps(value), hints[name]) if name in hints else value)
+        take(self, state)
 
 
 _OWN = frozenset({"id", "version", "pending"})
@@ -139,6 +144,16 @@ class Repository(Generic[A]):
         self._every = snapshot_every
         self._schema_version = schema_version
         self._retry = retry or Backoff()
+        self._check_types()
+
+    def _check_types(self) -> None:
+        """Raises SchemaError for a method that names the type of a class: it would apply events that are loaded, and none that is
+        recorded."""
+        for name in self._class._handlers:
+            if isinstance(name, str) and self.store.registry.makes_instances(name):
+                raise schema_error(
+                    f'{self._class.__name__} applies "{name}" by its name, and the type has a class', hint="Give applies() the class."
+                )
 
     @overload
     def load(self, conn: AsyncConnection, id: str) -> Coroutine[Any, Any, A]: ...
@@ -165,8 +180,20 @@ class Repository(Generic[A]):
     def replay(self, aggregate: A, events: Sequence[RecordedEvent]) -> None:
         """Applies recorded events to an aggregate."""
         for event in events:
-            aggregate.apply(event.type, event.data)
+            if not event.redacted:
+                aggregate.apply(event.type, event.data)
+            elif event.data is None:
+                aggregate.redacted(event)
+            else:
+                self._replay_redacted(aggregate, event)
             aggregate.version = event.version
+
+    def _replay_redacted(self, aggregate: A, event: RecordedEvent) -> None:
+        try:
+            aggregate.apply(event.type, event.data)
+        except Exception as error:  # noqa: BLE001 - a method may need a field that is gone
+            logger.warning("version %d of %s is redacted and cannot be applied: %s", event.version, event.stream, place_of(error))
+            aggregate.redacted(event)
 
     @overload
     def save(
@@ -192,6 +219,7 @@ class Repository(Generic[A]):
         """Appends the pending events of one aggregate, and stores a snapshot if one is due."""
         if not aggregate.pending:
             return None
+        self._check_types()
         before = aggregate.version
         appended = await self.store.append_async(conn, aggregate.stream, [
             event if event.type else NewEvent(self.store.registry.name_of(event.data), event.data, event.event_id)
@@ -200,11 +228,22 @@ class Repository(Generic[A]):
         aggregate.pending = []
         aggregate.version = appended.last_version
         if self._every is not None and before // self._every != aggregate.version // self._every:
-            await call_json(conn, "save_snapshot", [
-                ("stream", "text", aggregate.stream), ("version", "bigint", str(aggregate.version)),
-                ("state", "jsonb", dumps(aggregate.snapshot())), ("schema_version", "int", str(self._schema_version)),
-            ])
+            await self._keep(conn, aggregate)
         return appended
+
+    async def _keep(self, conn: Any, aggregate: A) -> None:
+        """Stores a snapshot. One that is too large is left out: loading takes longer, and nothing is wrong."""
+        arguments: Arguments = [
+            ("stream", "text", aggregate.stream), ("version", "bigint", str(aggregate.version)),
+            ("state", "jsonb", dumps(aggregate.snapshot())), ("schema_version", "int", str(self._schema_version)),
+        ]
+        try:
+            async with savepoint(conn, is_async(conn)):
+                await call_json(conn, "save_snapshot", arguments)
+        except OutboxError as error:
+            if error.code != "54000":
+                raise
+            logger.warning("no snapshot of %s at version %d: %s", aggregate.stream, aggregate.version, error.message)
 
     def execute(self, begin: Callable[[], Any], id: str, decide: Callable[[A], R]) -> R:
         """Loads an aggregate, calls decide(aggregate) and saves it, in a transaction of begin (as for Reader.apply, for example
@@ -213,6 +252,10 @@ class Repository(Generic[A]):
         result: R = drive(self._executed(False, begin, id, decide))
         return result
 
+    @overload
+    async def aexecute(self, begin: Callable[[], Any], id: str, decide: Callable[[A], Awaitable[R]]) -> R: ...
+    @overload
+    async def aexecute(self, begin: Callable[[], Any], id: str, decide: Callable[[A], R]) -> R: ...
     async def aexecute(self, begin: Callable[[], Any], id: str, decide: Callable[[A], Any]) -> Any:
         """Does the same as execute() in asyncio; decide may be blocking or async."""
         return await self._executed(True, begin, id, decide)

@@ -15,7 +15,7 @@ A command runs in a transaction of its own, which commits if the handler returns
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -86,8 +86,13 @@ class CommandBus:
 
     def use(self, *middleware: Middleware) -> None:
         """Adds middleware. The first one is the outermost. The transaction begins before the first one that works in it
-        (idempotency), or else before the handler."""
-        self._middleware.extend(middleware)
+        (idempotency), or else before the handler. Raises ValueError where retry() is behind it: no new transaction could
+        begin there."""
+        used = [*self._middleware, *_flat(middleware)]
+        first = next((n for n, one in enumerate(used) if getattr(one, "in_transaction", False)), len(used))
+        if any(getattr(one, "begins", False) for one in used[first:]):
+            raise ValueError("retry() is behind idempotency(), whose transaction cannot begin again: add retry() first")
+        self._middleware = used
 
     def close(self) -> None:
         """Refuses commands from now on. Commands that have begun are processed."""
@@ -125,12 +130,13 @@ class CommandBus:
         outside = place < len(self._middleware) and not getattr(self._middleware[place], "in_transaction", False)
         if outside or call.conn is not None or self._begin is None:
             return await self._one(place, call)
+        # A commit that has failed leaves what an attempt has said.
+        call.replayed, call.failure = False, None
         try:
             async with opened(call.in_asyncio, self._begin) as conn:
                 call.conn = conn
                 if call.deadline is not None:
-                    left = max(1, int((call.deadline - time.monotonic()) * 1000))
-                    await awaited(scalar(conn, f"select pg_catalog.set_config('statement_timeout', '{left}', true)"))
+                    await awaited(scalar(conn, statement_timeout(call)))
                 result = await self._one(place, call)
                 if call.deadline is not None and time.monotonic() > call.deadline:
                     raise late(call)
@@ -153,6 +159,22 @@ class CommandBus:
             return rest if call.in_asyncio else drive(rest)
 
         return await awaited(self._middleware[place](call, call_next))
+
+
+def _flat(middleware: Iterable[Middleware]) -> Iterator[Middleware]:
+    """Returns the parts of chains, so that the transaction begins behind those that begin it."""
+    for one in middleware:
+        parts = getattr(one, "parts", None)
+        if parts is None:
+            yield one
+        else:
+            yield from _flat(parts)
+
+
+def statement_timeout(call: Call) -> str:
+    """Returns the statement that limits further ones to the time that a command has."""
+    left = max(1, int(((call.deadline or 0.0) - time.monotonic()) * 1000))
+    return f"select pg_catalog.set_config('statement_timeout', '{left}', true)"
 
 
 def late(call: Call) -> CommandTimeoutError:

@@ -20,7 +20,8 @@ from .._telemetry import inject
 
 @dataclass(frozen=True)
 class EventContext:
-    """What events are given in their metadata. metadata: further entries. tenant goes to the tenant of the event as well."""
+    """What events are given in their metadata. metadata: further entries. tenant is no metadata: it is the
+    tenant of the event, or of the message."""
 
     correlation_id: str | None = None
     causation_id: str | None = None
@@ -30,9 +31,7 @@ class EventContext:
 
     def entries(self) -> dict[str, Any]:
         """Returns the metadata of an event in this context, with the current span of OpenTelemetry where there is one."""
-        named = {
-            "correlation_id": self.correlation_id, "causation_id": self.causation_id, "user_id": self.user_id, "tenant": self.tenant,
-        }
+        named = {"correlation_id": self.correlation_id, "causation_id": self.causation_id, "user_id": self.user_id}
         entries = {**self.metadata, **{name: value for name, value in named.items() if value is not None}}
         traced = inject(entries)
         return entries if traced is None else traced
@@ -63,6 +62,16 @@ def event_context(
     token = _context.set(made)
     try:
         yield made
+    finally:
+        _context.reset(token)
+
+
+@contextmanager
+def exactly(context: EventContext) -> Iterator[None]:
+    """Sets the whole context while the block runs: nothing of the one around it is left."""
+    token = _context.set(context)
+    try:
+        yield
     finally:
         _context.reset(token)
 

@@ -14,9 +14,11 @@ subject, `Outbox.revoke_subject_keys` makes all that is about a person unreadabl
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
+import math
 import secrets
 import threading
 import time
@@ -29,7 +31,7 @@ from .. import _core
 from .._errors import NotFoundError, OutboxError
 from .._rows import dumps
 from ._runs import call, call_rows, is_async, run, work
-from .errors import EncryptionError, KeyNotFoundError, KeyRevokedError, as_class
+from .errors import EncryptionError, KeyNotFoundError, KeyRevokedError, KeyUnavailableError, as_class
 from .providers import KeyProvider
 
 if TYPE_CHECKING:
@@ -48,29 +50,41 @@ def _error(make: type[EncryptionError], message: str, hint: str | None = None) -
 
 
 class _Cache(Generic[T]):
-    """Keeps the values that were used last, for some seconds."""
+    """Keeps the values that were used last, for some seconds. Those that are older leave the memory at the next call."""
 
     def __init__(self, size: int, seconds: float) -> None:
         self._size = size
         self._seconds = seconds
         self._lock = threading.Lock()
+        self._next = math.inf
         self._kept: OrderedDict[Any, tuple[float, T]] = OrderedDict()
 
     def get(self, key: Any) -> T | None:
         with self._lock:
+            self._prune()
             found = self._kept.get(key)
-            if found is None or found[0] <= time.monotonic():
-                self._kept.pop(key, None)
+            if found is None:
                 return None
             self._kept.move_to_end(key)
             return found[1]
 
     def put(self, key: Any, value: T) -> None:
         with self._lock:
-            self._kept[key] = time.monotonic() + self._seconds, value
+            self._prune()
+            until = time.monotonic() + self._seconds
+            self._next = min(self._next, until)
+            self._kept[key] = until, value
             self._kept.move_to_end(key)
             while len(self._kept) > self._size:
                 self._kept.popitem(last=False)
+
+    def _prune(self) -> None:
+        at = time.monotonic()
+        if at < self._next:
+            return
+        for key in [key for key, (until, _) in self._kept.items() if until <= at]:
+            del self._kept[key]
+        self._next = min((until for until, _ in self._kept.values()), default=math.inf)
 
     def clear(self) -> None:
         with self._lock:
@@ -85,8 +99,9 @@ class FieldEncryption:
     name of the master key for new data keys, or a function of the tenant that returns it. on_undecryptable: is called with
     the event and the error when fields cannot be decrypted; it returns the data, or raises. Without it, the fields of an
     event whose key was revoked are None, and any other error is raised.
-    cache_size and cache_seconds: how many data keys are kept in memory, and for how long: a key that another process has
-    revoked is used for reading for at most cache_seconds (60). For writing, the server is always asked.
+    It is not called for a key that is not known, nor where the provider does not answer: these are errors.
+    cache_size and cache_seconds: how many unwrapped data keys are kept in memory, and for how long (1000, 60 s). The server is
+    asked whether the key of a subject was revoked, for each load and each append.
     """
 
     def __init__(
@@ -107,12 +122,10 @@ class FieldEncryption:
         self._master_key = master_key
         self._subject = subject
         self.on_undecryptable = on_undecryptable
-        self._states: _Cache[Mapping[str, Any]] = _Cache(cache_size, cache_seconds)
         self._keys: _Cache[bytes] = _Cache(cache_size, cache_seconds)
 
     def forget(self) -> None:
         """Forgets the keys in memory, for example after a revocation."""
-        self._states.clear()
         self._keys.clear()
 
     def covers(self, type_name: str) -> bool:
@@ -158,11 +171,9 @@ class FieldEncryption:
         if not paths:
             return text
         key_id = entries.get("key_id")
-        if isinstance(key_id, str):
-            state = self._states.get(key_id)
-            if state is None:
-                state = await self._look_up(lookup, key_id)
-                self._states.put(key_id, state)
+        if "wrapped_key" not in entries and isinstance(key_id, str):
+            # The server is asked each time, so that a revocation holds at once.
+            state = await self._look_up(lookup, key_id)
             if state["wrapped_key"] is None:
                 raise _error(KeyRevokedError, f'key "{key_id}" was revoked')
             wrapped, master = _bytes(state["wrapped_key"]), state["master_key"]
@@ -196,7 +207,11 @@ class FieldEncryption:
         return key
 
     async def _call(self, in_asyncio: bool, function: Callable[[bytes, str], bytes], content: bytes, master: str) -> bytes:
-        return await work(in_asyncio and self._provider.waits, function, content, master)
+        try:
+            return await work(in_asyncio and self._provider.waits, function, content, master)
+        except (OSError, asyncio.TimeoutError) as error:
+            message = f"the provider of master keys does not answer: {type(error).__name__}"
+            raise _error(KeyUnavailableError, message) from None
 
     @overload
     def rewrap(self, conn: AsyncConnection, subject: str, master_key: str) -> Coroutine[Any, Any, int]: ...
@@ -245,6 +260,16 @@ def _paths(metadata: Mapping[str, Any]) -> list[str]:
     if not isinstance(paths, list) or len(paths) > _MOST_FIELDS or not all(isinstance(path, str) for path in paths):
         raise _error(EncryptionError, "malformed encrypted_fields of an event")
     return paths
+
+
+_ENTRIES = ("encrypted_fields", "wrapped_key", "master_key", "key_id")
+
+
+def refuse_entries(metadata: Mapping[str, Any]) -> None:
+    """Raises EncryptionError for metadata of a new event that says how other data was encrypted."""
+    if found := [name for name in _ENTRIES if name in metadata]:
+        hint = "Metadata that is copied from another event has them: leave them out."
+        raise _error(EncryptionError, f'the metadata of an event has the entry "{found[0]}" of encrypted events', hint)
 
 
 def without_fields(text: str, metadata: Mapping[str, Any]) -> str:

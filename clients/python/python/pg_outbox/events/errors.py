@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from .._errors import ConflictError, InvalidError, NotFoundError, OutboxError, RetryError
+from .._worker import described
 
 
 class ConcurrencyError(ConflictError):
@@ -131,6 +133,40 @@ def typed(error: OutboxError) -> OutboxError:
     if made is None or isinstance(error, made):
         return error
     return made(error.message, code=error.code, name=error.name, detail=error.detail, hint=error.hint)
+
+
+_LIBRARIES = frozenset({"psycopg", "psycopg2", "psycopg_pool", "asyncpg", "sqlalchemy", "django", "pydantic", "pydantic_core", "msgpack", "google"})
+
+
+def of_library(error: BaseException) -> bool:
+    """Returns whether an exception is of a library whose texts quote values."""
+    return type(error).__module__.split(".")[0] in _LIBRARIES or isinstance(error, (json.JSONDecodeError, UnicodeError))
+
+
+def told(error: BaseException) -> str:
+    """Returns what of an exception may be stored and logged: class and text, or class, SQLSTATE and place where the text is that
+    of a library."""
+    return place_of(error) if of_library(error) else described(error)
+
+
+def quotes(error: BaseException) -> bool:
+    """Returns whether the traceback of an exception shows the text of a library."""
+    one: BaseException | None = error
+    while one is not None:
+        if of_library(one):
+            return True
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    return False
+
+
+def place_of(error: BaseException) -> str:
+    """Returns the class of an exception, its SQLSTATE if it has one, and the line that has raised it or has called a library."""
+    state = getattr(error, "sqlstate", None) or getattr(getattr(error, "orig", None), "sqlstate", None)
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None and "site-packages" not in frame.tb_next.tb_frame.f_code.co_filename:
+        frame = frame.tb_next
+    place = "" if frame is None else f" ({os.path.basename(frame.tb_frame.f_code.co_filename)}:{frame.tb_lineno})"
+    return f"{type(error).__name__}{f' {state}' if isinstance(state, str) else ''}{place}"
 
 
 @contextmanager

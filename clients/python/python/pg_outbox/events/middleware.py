@@ -10,16 +10,16 @@ import json
 import logging as _logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from .. import _core
+from .._enqueue import scalar
 from .._errors import OutboxError, RetryError, invalid
 from .._rows import dumps
-from ._runs import Backoff, awaited, call_json, check_transaction, drive, sleep, sqlstate
+from ._runs import AGAIN, Backoff, awaited, call_json, check_transaction, drive, savepoint, sleep, sqlstate
 from ._runs import call as call_function
-from .aggregates import AGAIN
-from .commands import Call, Middleware, Next, late, type_of
+from .commands import Call, Middleware, Next, late, statement_timeout, type_of
 from .context import current, event_context, new_id
 from .errors import (
     CommandFailedError,
@@ -132,30 +132,66 @@ def metrics(record: Callable[[str, bool, float], None]) -> Middleware:
 
 def timeout(seconds: float) -> Middleware:
     """Ends a command after some seconds, with CommandTimeoutError; its transaction rolls back. In asyncio the handler is
-    cancelled. In blocking code the server ends a statement that takes longer, and a command that is late does not commit."""
+    cancelled. In blocking code the server ends a statement that takes longer, and a command that is late does not commit.
+    Of several time-outs the first one that passes ends the command."""
     if not 0 < seconds <= 86_400:
         raise ValueError("a time-out has more than 0 and at most 86400 seconds")
 
     async def limited(call: Call, call_next: Next) -> Any:
         if call.in_asyncio:
-            try:
-                return await asyncio.wait_for(_rest(call_next, call), seconds)
-            except asyncio.TimeoutError as error:
-                raise late(call) from error
-        before, call.deadline = call.deadline, time.monotonic() + seconds
+            return await _cancelled_after(seconds, call, call_next)
+        before, own = call.deadline, time.monotonic() + seconds
+        call.deadline = own if before is None else min(before, own)
         try:
-            result = await _rest(call_next, call)
-            if call.joined and time.monotonic() > call.deadline:
+            async with _statements_limited(call):
+                result = await _rest(call_next, call)
+            # Where the transaction begins behind this middleware, the bus looks at the deadline before it commits.
+            if call.conn is not None and time.monotonic() > call.deadline:
                 raise late(call)
             return result
         except Exception as error:
-            if sqlstate(error) == "57014" and not isinstance(error, CommandTimeoutError):
+            # The server counts whole milliseconds.
+            is_late = time.monotonic() > call.deadline - 0.01
+            if is_late and sqlstate(error) == "57014" and not isinstance(error, CommandTimeoutError):
                 raise late(call) from error
             raise
         finally:
             call.deadline = before
 
     return limited
+
+
+async def _cancelled_after(seconds: float, call: Call, call_next: Next) -> Any:
+    async def rest() -> tuple[Any, Exception | None]:
+        try:
+            return await _rest(call_next, call), None
+        except asyncio.TimeoutError as error:
+            # The handler has a time-out of its own.
+            return None, error
+
+    try:
+        result, own = await asyncio.wait_for(rest(), seconds)
+    except asyncio.TimeoutError as error:
+        raise late(call) from error
+    if own is not None:
+        raise own
+    return result
+
+
+@asynccontextmanager
+async def _statements_limited(call: Call) -> AsyncIterator[None]:
+    """Lets the server end statements at the deadline, in a transaction that has begun already."""
+    if call.conn is None:
+        yield
+        return
+    before = await awaited(scalar(call.conn, "select pg_catalog.current_setting('statement_timeout')"))
+    await awaited(scalar(call.conn, statement_timeout(call)))
+    try:
+        yield
+    finally:
+        # A transaction that has failed takes no statement, and its setting ends with it.
+        with suppress(Exception):
+            await awaited(scalar(call.conn, f"select pg_catalog.set_config('statement_timeout', '{before}', true)"))
 
 
 def _passes(error: Exception) -> bool:
@@ -167,7 +203,7 @@ def _passes(error: Exception) -> bool:
 def retry(policy: Backoff | None = None, *, on: Callable[[Exception], bool] = _passes) -> Middleware:
     """Processes a command again, in a new transaction, after an error that may pass: another transaction was first, a
     serialization failure, a deadlock, a lost connection. policy: 3 attempts, 0.1 s, factor 2, at most 5 s. on: decides about
-    an error. A command that joins a transaction of the caller is not tried again."""
+    an error. A command that joins a transaction of the caller, and one that has timed out, is not tried again."""
     used = policy or Backoff()
 
     async def tried(call: Call, call_next: Next) -> Any:
@@ -175,12 +211,17 @@ def retry(policy: Backoff | None = None, *, on: Callable[[Exception], bool] = _p
             try:
                 return await _rest(call_next, call)
             except Exception as error:
-                if call.conn is not None or attempt == used.attempts or not on(error):
+                if call.conn is not None or attempt == used.attempts or _timed_out(call, error) or not on(error):
                     raise
             await sleep(call.in_asyncio, used.pause(attempt))
         raise AssertionError("there is at least one attempt")
 
+    tried.begins = True  # type: ignore[attr-defined]
     return tried
+
+
+def _timed_out(call: Call, error: Exception) -> bool:
+    return sqlstate(error) == "57014" or (call.deadline is not None and time.monotonic() > call.deadline)
 
 
 def correlation() -> Middleware:
@@ -220,15 +261,18 @@ def tenant(required: bool = True) -> Middleware:
 
 def idempotency(
     key: str | Callable[[Any], str | None] | None = None, *, ttl: dt.timedelta | None = dt.timedelta(hours=24),
-    store_errors: bool = False, skip: Collection[type[Any] | str] = (),
+    store_errors: bool | tuple[type[Exception], ...] = False, skip: Collection[type[Any] | str] = (),
 ) -> Middleware:
     """Processes a command once for each key. The key and the result are stored in the transaction of the command; the same
     command again returns the stored result, as JSON. A second one that comes meanwhile waits for the first.
 
     key: the name of a field, or a function of the command. Without it, or where it finds nothing: the command's
-    `idempotency_key`, or its type and the hash of its content. ttl: how long keys are remembered; None: for ever.
-    store_errors: an error that is final is stored too, and raised again as ReplayedError; errors that may pass are not. Where
-    the command joins a transaction of the caller, the error is kept if the caller commits.
+    `idempotency_key`, or the hash of its content. The stored key is TYPE:KEY, or TYPE:TENANT:KEY, so that types and tenants
+    do not meet; one above 255 bytes is hashed behind the type. The tenant is that of the command or of the context. ttl: how
+    long keys are remembered; None: for ever.
+    store_errors: a rejection is stored too, and raised again as ReplayedError. It is a ValidationError, or an exception that
+    the program has raised, and no error of a driver or of this package; a tuple names the classes. Of the message 1000
+    characters are stored. Where the command joins a transaction of the caller, the error is kept if the caller commits.
     skip: commands that are processed each time.
 
     Raises ConflictError (OB008) if the key was used for a command with other content."""
@@ -240,7 +284,7 @@ def idempotency(
         if call.conn is None:
             raise invalid("idempotency needs a transaction", hint="CommandBus(begin), or dispatch(command, conn).")
         check_transaction(call.conn, "idempotency")
-        content = dumps(call.command)
+        content = canonical(call.command)
         name = _key(call, key, content)
         lifetime = None if ttl is None else f"{ttl.total_seconds()} s"
         found = await call_json(call.conn, "command_begin", [
@@ -257,12 +301,12 @@ def idempotency(
         if not store_errors:
             return await _ended(call, name, await _rest(call_next, call))
         try:
-            async with _savepoint(call):
+            async with savepoint(call.conn, call.in_asyncio):
                 result = await _rest(call_next, call)
         except Exception as error:
-            if _passes(error):
+            if not _rejects(error, store_errors):
                 raise
-            text = dumps({"type": type(error).__name__, "message": str(error)[:2000]})
+            text = dumps({"type": type(error).__name__, "message": _plain_text(str(error))})
             await call_function(call.conn, "command_end", [("key", "text", name), ("error", "jsonb", text)], _VOID)
             if call.joined:
                 raise
@@ -283,37 +327,43 @@ async def _ended(call: Call, key: str, result: Any) -> Any:
     return result
 
 
+def canonical(data: Any) -> str:
+    """Returns the JSON text that all clients hash: keys are sorted, and there are no spaces."""
+    return json.dumps(json.loads(dumps(data)), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def _key(call: Call, key: str | Callable[[Any], str | None] | None, content: str) -> str:
     found = _field(call.command, key) if isinstance(key, str) else None if key is None else key(call.command)
     found = found or _field(call.command, "idempotency_key")
-    if found:
-        return str(found)
-    # Two orders of the same fields are the same content.
-    plain = json.dumps(json.loads(content), sort_keys=True, separators=(",", ":"))
-    return f"{call.type}:{hashlib.sha256(plain.encode()).hexdigest()}"
+    value = str(found) if found else _hash(content)
+    of_tenant = _field(call.command, "tenant") or current().tenant
+    rest = f"{of_tenant}:{value}" if of_tenant else value
+    made = f"{call.type}:{rest}"
+    return made if len(made.encode("utf-8", "surrogatepass")) <= _LONGEST_KEY else f"{call.type}:{_hash(rest)}"
 
 
-@asynccontextmanager
-async def _savepoint(call: Call) -> AsyncIterator[None]:
-    """A savepoint, as the driver makes it."""
-    conn = getattr(call.conn, "connection", call.conn) if hasattr(call.conn, "fetchone") else call.conn
-    manager: Any
-    if hasattr(conn, "begin_nested"):
-        manager = conn.begin_nested()
-    elif hasattr(conn, "transaction"):
-        manager = conn.transaction()
-    elif hasattr(conn, "alias"):
-        from django.db import transaction  # type: ignore[import-untyped,unused-ignore]
+_LONGEST_KEY = 255
+_DRIVERS = frozenset({"psycopg", "psycopg2", "psycopg_pool", "asyncpg", "sqlalchemy", "django", "pydantic", "pydantic_core"})
 
-        manager = transaction.atomic(using=conn.alias)
-    else:
-        raise invalid(f"a {type(conn).__qualname__} has no savepoints", hint="Use idempotency() without store_errors.")
-    if hasattr(manager, "__aenter__") and call.in_asyncio:
-        async with manager:
-            yield
-    else:
-        with manager:
-            yield
+
+def _rejects(error: Exception, wanted: bool | tuple[type[Exception], ...]) -> bool:
+    """Returns whether the program has raised the error on purpose."""
+    if _passes(error):
+        return False
+    if isinstance(wanted, tuple):
+        return isinstance(error, wanted)
+    if isinstance(error, OutboxError):
+        return isinstance(error, ValidationError)
+    return sqlstate(error) is None and type(error).__module__.split(".")[0] not in _DRIVERS
+
+
+def _plain_text(text: str) -> str:
+    """Returns the text as the server can store it."""
+    return "".join(c for c in text[:1000] if c != "\0" and not "\ud800" <= c <= "\udfff")
 
 
 def when(condition: Callable[[Any], bool], middleware: Middleware) -> Middleware:
@@ -322,6 +372,8 @@ def when(condition: Callable[[Any], bool], middleware: Middleware) -> Middleware
     async def chosen(call: Call, call_next: Next) -> Any:
         return await awaited(middleware(call, call_next)) if condition(call.command) else await _rest(call_next, call)
 
+    if getattr(middleware, "begins", False) and getattr(middleware, "in_transaction", False):
+        raise ValueError("retry() and idempotency() under one condition would share a transaction: use when() for each of them")
     return _as(chosen, [middleware])
 
 
@@ -340,6 +392,7 @@ def chain(*middleware: Middleware) -> Middleware:
             following = _before(one, following)
         return await _rest(following, call)
 
+    chained.parts = middleware  # type: ignore[attr-defined]
     return _as(chained, middleware)
 
 
@@ -354,6 +407,8 @@ def middleware_result(call: Call, middleware: Middleware, call_next: Next) -> An
 
 
 def _as(made: Middleware, parts: Iterable[Middleware]) -> Middleware:
-    if any(getattr(part, "in_transaction", False) for part in parts):
-        made.in_transaction = True  # type: ignore[attr-defined]
+    """Marks a middleware as its parts are marked: in_transaction works in the transaction, begins makes several of them."""
+    for mark in ("in_transaction", "begins"):
+        if any(getattr(part, mark, False) for part in parts):
+            setattr(made, mark, True)
     return made

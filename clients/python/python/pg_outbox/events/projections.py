@@ -16,11 +16,13 @@ cursor, where health() shows it, and no event is passed over.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import json
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -28,16 +30,17 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from .. import _core
 from .._calls import wait, wait_async
 from .._client import AsyncOutbox, Outbox
-from .._errors import OutboxError
+from .._errors import OutboxError, RetryError
 from .._rows import dumps
 from .._signals import graceful
-from ._runs import awaited, call, drive, in_thread, is_async, opened
-from .errors import ProjectionError
+from ._runs import Backoff, awaited, call, drive, in_thread, is_async, opened
+from .errors import ProjectionError, quotes, told
 from .readers import AsyncEventReader, AsyncEvents, EventReader, Feed, Item, Selection
 from .store import EventStore, RecordedEvent
 
 if TYPE_CHECKING:
     from .._app import App
+    from .._reader import Source
 
 logger = logging.getLogger("pg_outbox.events")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -82,7 +85,8 @@ class _Projection:
         self.batch = batch
         self.in_asyncio = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
         self.paused = False
-        self.changed = asyncio.Event()
+        # Made by the event loop that runs it.
+        self.changed: asyncio.Event | None = None
         self.reader: EventReader | AsyncEventReader | None = None
         self.rebuilding = False
         self.processed = 0
@@ -97,15 +101,43 @@ class _Projection:
         if self.reader is not None:
             self.reader.stop()
 
+    def wake(self) -> None:
+        if self.changed is not None:
+            self.changed.set()
+
 
 class _Live:
     def __init__(self, name: str, handler: Callable[[RecordedEvent], Any], selection: Selection) -> None:
         self.name = name
         self.handler = handler
         self.selection = selection
+        self.in_asyncio = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(type(handler).__call__)
         self.events: AsyncEvents | None = None
         self.processed = 0
         self.seconds = 0.0
+
+
+class _Shown:
+    """What the health port shows of the projections of an engine."""
+
+    def __init__(self, engine: ProjectionEngine) -> None:
+        self._engine = engine
+
+    @property
+    def _sources(self) -> list[Source]:
+        return [one.reader._source for one in self._engine._projections.values() if one.reader is not None]
+
+    @property
+    def failing(self) -> int | None:
+        return min((source.failing for source in self._sources if source.failing is not None), default=None)
+
+    @property
+    def applied(self) -> int:
+        return sum(one.processed for one in self._engine._projections.values())
+
+    @property
+    def connected(self) -> bool:
+        return all(source.connected for source in self._sources)
 
 
 class ProjectionEngine:
@@ -124,9 +156,11 @@ class ProjectionEngine:
         self._projections: dict[str, _Projection] = {}
         self._lives: dict[str, _Live] = {}
         self._inlines: set[str] = set()
-        self._running: dict[str, asyncio.Task[Any]] = {}
+        self._running: dict[_Projection | _Live, asyncio.Task[Any]] = {}
         self._stopping: asyncio.Event | None = None
+        self._added: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._source = _Shown(self)
 
     @property
     def _core(self) -> _core.Core:
@@ -146,7 +180,7 @@ class ProjectionEngine:
             raise ValueError(f"batch: 1 to {_LONGEST}")
         self._check_name(name)
         self._projections[name] = _Projection(name, handler, begin, Selection(categories, types, tenant), batch)
-        self._begin(name)
+        self._later(self._begin_all)
 
     def projection(
         self, name: str, *, begin: Callable[[], Any], categories: Sequence[str] | None = None, types: Sequence[str] | None = None,
@@ -173,13 +207,14 @@ class ProjectionEngine:
         return add
 
     def live(self, name: str, *, categories: Sequence[str] | None = None, types: Sequence[str] | None = None) -> Callable[[F], F]:
-        """Registers the function below as a live projection: handler(event) gets new events while the engine runs. It has no
-        cursor, and an event whose handler fails is logged and passed over."""
+        """Registers the function below as a live projection: handler(event), blocking or async, gets new events while the engine
+        runs. It has no cursor. An event that cannot be decoded, or whose handler fails, is logged and passed over, and a lost
+        connection is opened again: nothing ends it but stop()."""
 
         def add(handler: F) -> F:
             self._check_name(name)
             self._lives[name] = _Live(name, handler, Selection(categories, types))
-            self._begin(name)
+            self._later(self._begin_all)
             return handler
 
         return add
@@ -203,7 +238,7 @@ class ProjectionEngine:
             found = self._found(name)
             del self._projections[name]
             self._later(found.stop)
-            self._later(found.changed.set)
+            self._later(found.wake)
 
     def _found(self, name: str) -> _Projection:
         if name not in self._projections:
@@ -222,13 +257,18 @@ class ProjectionEngine:
             raise _error("the projection engine runs already")
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
+        self._added = asyncio.Event()
         stopped = asyncio.ensure_future(self._stopping.wait())
         try:
             with graceful(self.stop, self._loop):
-                for name in [*self._projections, *self._lives]:
-                    self._begin(name)
                 while not self._stopping.is_set():
-                    await asyncio.wait([stopped, *self._running.values()], return_when=asyncio.FIRST_COMPLETED)
+                    self._begin_all()
+                    added = asyncio.ensure_future(self._added.wait())
+                    try:
+                        await asyncio.wait([stopped, added, *self._running.values()], return_when=asyncio.FIRST_COMPLETED)
+                    finally:
+                        added.cancel()
+                    self._added.clear()
                     self._reap()
         finally:
             self._end()
@@ -241,19 +281,21 @@ class ProjectionEngine:
                 raise error
 
     def _reap(self) -> None:
-        for name, task in list(self._running.items()):
+        for one, task in list(self._running.items()):
             if task.done():
-                del self._running[name]
+                del self._running[one]
                 task.result()
 
-    def _begin(self, name: str) -> None:
-        """Begins a projection if the engine runs."""
-        if self._stopping is None or self._stopping.is_set() or name in self._running:
+    def _begin_all(self) -> None:
+        """Begins the projections that do not run, if the engine runs."""
+        if self._stopping is None or self._added is None or self._stopping.is_set():
             return
-        if name in self._lives:
-            self._running[name] = asyncio.ensure_future(self._run_live(self._lives[name]))
-        else:
-            self._running[name] = asyncio.ensure_future(self._run_one(self._projections[name]))
+        every: list[_Projection | _Live] = [*self._projections.values(), *self._lives.values()]
+        for one in every:
+            if one not in self._running:
+                work = self._run_live(one) if isinstance(one, _Live) else self._run_one(one)
+                self._running[one] = asyncio.ensure_future(work)
+                self._added.set()
 
     def stop(self) -> None:
         """Ends the engine after the batches that it works on. May be called from any thread."""
@@ -266,7 +308,7 @@ class ProjectionEngine:
             self._stopping.set()
         for one in self._projections.values():
             one.stop()
-            one.changed.set()
+            one.wake()
         for live in self._lives.values():
             if live.events is not None:
                 live.events.close()
@@ -281,7 +323,7 @@ class ProjectionEngine:
         """Resumes a projection that was paused."""
         found = self._found(name)
         found.paused = False
-        self._later(found.changed.set)
+        self._later(found.wake)
 
     def _later(self, function: Callable[[], None]) -> None:
         if self._loop is not None and not self._loop.is_closed():
@@ -289,6 +331,7 @@ class ProjectionEngine:
 
     async def _run_one(self, one: _Projection) -> None:
         assert self._stopping is not None
+        one.changed = asyncio.Event()
         while not self._stopping.is_set() and self._projections.get(one.name) is one:
             if one.paused:
                 one.changed.clear()
@@ -302,7 +345,13 @@ class ProjectionEngine:
 
         async def project(conn: Any, items: Sequence[Item]) -> None:
             begun = time.monotonic()
-            events = [await decode(is_async(conn), self._store.lookup(conn), item.event, item.content) for item in items]
+            lookup, events = self._store.lookup(conn), []
+            for item in items:
+                content = item.content
+                if content is None:
+                    content = await self._store.content_of(conn, item.event)
+                    item.event.redacted = content is None
+                events.append(await decode(is_async(conn), lookup, item.event, content))
             await awaited(one.handler(conn, events))
             one.processed += len(events)
             one.seconds += time.monotonic() - begun
@@ -320,20 +369,53 @@ class ProjectionEngine:
         return in_thread(lambda: blocking.apply(one.begin, project_blocking, until_end=until_end))
 
     async def _run_live(self, live: _Live) -> None:
-        head = json.loads(await wait_async(lambda f: self._core.call(f, "head", "{}", [])))[0]
-        if self._stopping is None or self._stopping.is_set() or self._lives.get(live.name) is not live:
-            return
-        live.events = AsyncEvents(self._store, Feed(self._core, live.selection, head, _LONGEST), self._poll_interval, 1_000_000, 1.0)
-        async for event in live.events:
-            begun = time.monotonic()
-            try:
-                done = live.handler(event)
-                if inspect.isawaitable(done):
-                    await done
-            except Exception:
-                logger.exception('live projection "%s" has failed for event %s of %s', live.name, event.version, event.stream)
-            live.processed += 1
-            live.seconds += time.monotonic() - begun
+        pause = Backoff(1000, 0.1, 2.0, 5.0)
+        threads = ThreadPoolExecutor(1, "outbox-live")
+        failures = 0
+        try:
+            while self._runs(live):
+                try:
+                    if live.events is None:
+                        head = json.loads(await wait_async(lambda f: self._core.call(f, "head", "{}", [])))[0]
+                        if not self._runs(live):
+                            return
+                        feed = Feed(self._core, live.selection, head, _LONGEST)
+                        live.events = AsyncEvents(self._store, feed, self._poll_interval, 1_000_000, 1.0)
+                    async for event in live.events:
+                        failures = 0
+                        await self._show(live, event, threads)
+                    return
+                except Exception as error:  # noqa: BLE001 - nothing ends a live projection but stop()
+                    logger.warning('live projection "%s" goes on after an error: %s', live.name, told(error))
+                    if live.events is not None and not isinstance(error, RetryError) and live.events.skip():
+                        continue
+                failures += 1
+                assert self._stopping is not None
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), pause.pause(failures))
+        finally:
+            live.events = None
+            threads.shutdown(wait=False)
+
+    def _runs(self, live: _Live) -> bool:
+        return self._stopping is not None and not self._stopping.is_set() and self._lives.get(live.name) is live
+
+    async def _show(self, live: _Live, event: RecordedEvent, threads: ThreadPoolExecutor) -> None:
+        begun = time.monotonic()
+        try:
+            if live.in_asyncio:
+                await awaited(live.handler(event))
+            else:
+                context = contextvars.copy_context()
+                done = await asyncio.get_running_loop().run_in_executor(threads, lambda: context.run(live.handler, event))
+                await awaited(done)
+        except Exception as error:
+            logger.error(
+                'live projection "%s" has failed for event %s of %s: %s', live.name, event.version, event.stream, told(error),
+                exc_info=None if quotes(error) else error,
+            )
+        live.processed += 1
+        live.seconds += time.monotonic() - begun
 
     # Status and rebuild
 
@@ -375,7 +457,7 @@ class ProjectionEngine:
             state = "faulted"
         elif one.paused:
             state = "paused"
-        elif one.name not in self._running:
+        elif one not in self._running:
             state = "stopped"
         elif lag > one.batch:
             state = "catching_up"
@@ -390,7 +472,7 @@ class ProjectionEngine:
         if name not in self._lives:
             raise _error(f'there is no projection "{name}"', code="OB001", label="not_found")
         live = self._lives[name]
-        state: State = "running" if name in self._running else "stopped"
+        state: State = "running" if live in self._running else "stopped"
         position = 0 if live.events is None else live.events.position
         return ProjectionStatus(name, "live", state, position, 0, live.processed, live.seconds / max(live.processed, 1))
 
@@ -406,12 +488,13 @@ class ProjectionEngine:
         """Applies all events again, and returns the number that this process has applied.
 
         clear(conn) empties the read model, in the transaction that moves the cursor back to from_position; the role needs
-        the right to call cursor_reset(). progress is called every second, and at the end. It ends at the end of the feed.
+        the right to call cursor_reset(). progress is called every second, and at the end. It ends at the end of the feed; an event
+        that cannot be applied, and stop(), end it with an error.
         Other processes that run the projection share the work, and no page is applied twice. In this process the projection
         must not run: pause() it first. Without downtime, register the new form under a new name, and switch when it has
         caught up."""
         one = self._found(name)
-        if one.name in self._running and not one.paused:
+        if one in self._running and not one.paused:
             raise _error(f'projection "{name}" runs; pause it before a rebuild')
         one.rebuilding = True
         reporting: asyncio.Task[None] | None = None
@@ -425,12 +508,13 @@ class ProjectionEngine:
             await wait_async(lambda f: self._core.call(f, "tick", "{}", []))
             begun, end = time.monotonic(), json.loads(await wait_async(lambda f: self._core.call(f, "head", "{}", [])))[0]
 
-            async def report() -> None:
-                at = json.loads(await wait_async(self._cursor(one)))[0]["position"]
+            async def report() -> int:
+                at: int = json.loads(await wait_async(self._cursor(one)))[0]["position"]
                 total, done = max(0, end - from_position), max(0, min(at, end) - from_position)
                 rate = done / max(time.monotonic() - begun, 1e-9)
                 if progress is not None:
                     await awaited(progress(RebuildProgress(done, total, rate, (total - done) / rate if rate else None)))
+                return at
 
             async def report_often() -> None:
                 while True:
@@ -439,7 +523,8 @@ class ProjectionEngine:
 
             reporting = asyncio.ensure_future(report_often())
             applied = await self._apply(one, until_end=True)
-            await report()
+            if await report() < end:
+                raise _error(f'the rebuild of projection "{name}" was stopped before the end of the feed')
             return applied
         finally:
             one.rebuilding = False

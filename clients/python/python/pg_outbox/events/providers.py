@@ -48,7 +48,7 @@ class LocalKeys:
     @classmethod
     def from_env(cls, variables: Mapping[str, str]) -> LocalKeys:
         """Reads keys from environment variables, as base64 or hexadecimal. variables: the variable of each name of a key."""
-        return cls({name: _parsed(name, os.environ.get(variable, "").encode()) for name, variable in variables.items()})
+        return cls({name: _parsed(name, os.environ.get(variable, "").encode("utf-8", "replace")) for name, variable in variables.items()})
 
     @classmethod
     def from_files(cls, files: Mapping[str, str | os.PathLike[str]]) -> LocalKeys:
@@ -56,7 +56,8 @@ class LocalKeys:
         keys = {}
         for name, path in files.items():
             with open(path, "rb") as file:
-                keys[name] = _parsed(name, file.read(1024))
+                content = file.read(1024)
+            keys[name] = content if len(content) == 32 else _parsed(name, content)
         return cls(keys)
 
     def _key(self, name: str) -> bytes:
@@ -88,8 +89,6 @@ def _malformed(name: str) -> EncryptionError:
 
 
 def _parsed(name: str, content: bytes) -> bytes:
-    if len(content) == 32:
-        return content
     text = content.strip()
     try:
         key = bytes.fromhex(text.decode("ascii")) if len(text) == 64 else base64.b64decode(text, validate=True)
@@ -153,9 +152,15 @@ class VaultKeys:
         return key
 
     def _call(self, what: str, master_key: str, body: Mapping[str, str]) -> Mapping[str, Any]:
-        headers = {"content-type": "application/json", "x-vault-token": self._token or os.environ.get("VAULT_TOKEN", "")}
+        # A token from a file ends with a line break.
+        token = (self._token or os.environ.get("VAULT_TOKEN", "")).strip()
+        headers = {"content-type": "application/json", "x-vault-token": token}
         if self._namespace is not None:
             headers["x-vault-namespace"] = self._namespace
+        for name, value in headers.items():
+            # The library would repeat the value in its error.
+            if not (value.isascii() and value.isprintable()):
+                raise _failed(EncryptionError, f"the header {name} for Vault has characters that a header cannot have")
         url = f"{self._address}/v1/{quote(self._mount)}/{what}/{quote(master_key, safe='')}"
         request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
         try:
@@ -168,8 +173,10 @@ class VaultKeys:
             if error.code == 429 or error.code >= 500:
                 raise _failed(KeyUnavailableError, f"Vault has answered {error.code}") from None
             raise _failed(EncryptionError, f"Vault has refused to {what} a data key: {error.code}") from None
+        except ValueError:
+            raise _failed(EncryptionError, "a request to Vault is malformed") from None
         except (OSError, http.client.HTTPException) as error:
-            raise _failed(KeyUnavailableError, f"Vault does not answer: {type(error).__name__}") from error
+            raise _failed(KeyUnavailableError, f"Vault does not answer: {type(error).__name__}") from None
         try:
             found = json.loads(content)["data"] if len(content) <= _LARGEST_ANSWER else None
         except (ValueError, KeyError, TypeError):

@@ -9,19 +9,24 @@ The table is a `sqlalchemy.Table`, or a mapped class. On an async connection or 
 that needs more than this is a statement of SQLAlchemy.
 """
 
+# An async connection has the methods of a blocking one, so its overload comes first, and the two overlap.
+# pyright: reportOverlappingOverload=false
+
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from .._errors import ConflictError, NotFoundError, invalid, suggestion
 from ._runs import awaited, drive, run
 
 if TYPE_CHECKING:
     from sqlalchemy import Table
+
+    from .._typing import AsyncConnection, SyncConnection
 
 M = TypeVar("M")
 Operator = Literal[
@@ -103,14 +108,32 @@ class ReadModel(Generic[M]):
         if not self._keys:
             raise ValueError("a read model has a primary key")
 
+    @overload
+    def get(self, conn: AsyncConnection, key: Any) -> Coroutine[Any, Any, M]: ...
+    @overload
+    def get(self, conn: SyncConnection, key: Any) -> M: ...
     def get(self, conn: Any, key: Any) -> Any:
         """Returns the row with a key. Raises NotFoundError."""
         return run(conn, self._get(conn, key))
 
+    @overload
+    def get_many(self, conn: AsyncConnection, keys: Sequence[Any]) -> Coroutine[Any, Any, list[M]]: ...
+    @overload
+    def get_many(self, conn: SyncConnection, keys: Sequence[Any]) -> list[M]: ...
     def get_many(self, conn: Any, keys: Sequence[Any]) -> Any:
         """Returns the rows with these keys, in the order of the keys. Keys without a row are left out."""
         return run(conn, self._get_many(conn, keys))
 
+    @overload
+    def find(
+        self, conn: AsyncConnection, *, where: Sequence[Condition] = (), order: Sequence[str] = (),
+        limit: int = 100, offset: int = 0, with_total: bool = False,
+    ) -> Coroutine[Any, Any, Page[M]]: ...
+    @overload
+    def find(
+        self, conn: SyncConnection, *, where: Sequence[Condition] = (), order: Sequence[str] = (),
+        limit: int = 100, offset: int = 0, with_total: bool = False,
+    ) -> Page[M]: ...
     def find(
         self, conn: Any, *, where: Sequence[Condition] = (), order: Sequence[str] = (), limit: int = 100, offset: int = 0,
         with_total: bool = False,
@@ -119,36 +142,70 @@ class ReadModel(Generic[M]):
         key comes last, so that pages do not overlap. with_total: also counts all of them."""
         return run(conn, self._find(conn, where, order, limit, offset, with_total))
 
+    @overload
+    def find_one(
+        self, conn: AsyncConnection, *, where: Sequence[Condition] = (), order: Sequence[str] = ()
+    ) -> Coroutine[Any, Any, M | None]: ...
+    @overload
+    def find_one(self, conn: SyncConnection, *, where: Sequence[Condition] = (), order: Sequence[str] = ()) -> M | None: ...
     def find_one(self, conn: Any, *, where: Sequence[Condition] = (), order: Sequence[str] = ()) -> Any:
         """Returns the first row for which all conditions hold, or None."""
         return run(conn, self._find_one(conn, where, order))
 
+    @overload
+    def count(self, conn: AsyncConnection, *, where: Sequence[Condition] = ()) -> Coroutine[Any, Any, int]: ...
+    @overload
+    def count(self, conn: SyncConnection, *, where: Sequence[Condition] = ()) -> int: ...
     def count(self, conn: Any, *, where: Sequence[Condition] = ()) -> Any:
         """Returns the number of rows for which all conditions hold."""
         return run(conn, self._count(conn, where))
 
+    @overload
+    def insert(self, conn: AsyncConnection, item: M | Mapping[str, Any]) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def insert(self, conn: SyncConnection, item: M | Mapping[str, Any]) -> None: ...
     def insert(self, conn: Any, item: M | Mapping[str, Any]) -> Any:
         """Inserts a row. Raises ConflictError if there is one with its key."""
         return run(conn, self._insert(conn, item))
 
+    @overload
+    def update(self, conn: AsyncConnection, key: Any, **values: Any) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def update(self, conn: SyncConnection, key: Any, **values: Any) -> None: ...
     def update(self, conn: Any, key: Any, **values: Any) -> Any:
         """Changes columns of a row. Raises NotFoundError."""
         return run(conn, self._update(conn, key, values))
 
+    @overload
+    def upsert(self, conn: AsyncConnection, item: M | Mapping[str, Any]) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def upsert(self, conn: SyncConnection, item: M | Mapping[str, Any]) -> None: ...
     def upsert(self, conn: Any, item: M | Mapping[str, Any]) -> Any:
         """Inserts a row, or replaces its columns if there is one with its key."""
         return run(conn, self._insert(conn, item, replace=True))
 
+    @overload
+    def delete(self, conn: AsyncConnection, key: Any) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def delete(self, conn: SyncConnection, key: Any) -> None: ...
     def delete(self, conn: Any, key: Any) -> Any:
         """Deletes a row. Raises NotFoundError."""
         return run(conn, self._delete(conn, key))
 
+    @overload
+    def delete_many(self, conn: AsyncConnection, *, where: Sequence[Condition]) -> Coroutine[Any, Any, int]: ...
+    @overload
+    def delete_many(self, conn: SyncConnection, *, where: Sequence[Condition]) -> int: ...
     def delete_many(self, conn: Any, *, where: Sequence[Condition]) -> Any:
         """Deletes the rows for which all conditions hold, at least one condition, and returns how many."""
         if not where:
             raise invalid("delete_many() needs a condition", hint="clear() deletes all rows.")
         return run(conn, self._delete_many(conn, where))
 
+    @overload
+    def clear(self, conn: AsyncConnection) -> Coroutine[Any, Any, int]: ...
+    @overload
+    def clear(self, conn: SyncConnection) -> int: ...
     def clear(self, conn: Any) -> Any:
         """Deletes all rows, and returns how many."""
         return run(conn, self._delete_many(conn, ()))

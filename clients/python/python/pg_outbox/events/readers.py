@@ -22,7 +22,8 @@ from .._enqueue import advance_on
 from .._errors import ConflictError, RetryError, invalid
 from .._reader import AsyncReader, Reader, Source
 from .._rows import dumps
-from ._runs import drive
+from ._runs import AGAIN, drive, sqlstate
+from .errors import quotes, told
 from .store import EventStore, RecordedEvent, recorded
 
 logger = logging.getLogger("pg_outbox.events")
@@ -141,6 +142,13 @@ class _Iterated:
         first = self._buffer[0].event
         return (first.version if first.position is None else first.position) - 1
 
+    def skip(self) -> bool:
+        """Passes over the event that could not be decoded. Returns False if none is in memory."""
+        if not self._buffer:
+            return False
+        self._buffer.popleft()
+        return True
+
     def _failed(self, error: RetryError) -> None:
         self._failures += 1
         if self._failures > self._retries:
@@ -235,6 +243,7 @@ class _Cursor:
         self.feed = Feed(core, selection, 0, batch)
         self.items: deque[Item] = deque()
         self.stale = True
+        self.connected = False
 
     def get(self) -> Begin:
         """Returns the call that reads the cursor."""
@@ -257,13 +266,34 @@ class _Cursor:
         return self.confirmed, self.consumer, "", None
 
 
-def _source(cursor: _Cursor, batch: int) -> Source:
-    def again() -> _core.Reader:
-        raise AssertionError("events have a reader of their own")
+class EventSource(Source):
+    """The source of a reader of events, which has no native reader."""
 
-    source = Source(cursor.core, again, cursor.consumer, "", batch)
-    source.again = lambda: setattr(cursor, "stale", True)  # type: ignore[method-assign]
-    return source
+    def __init__(self, cursor: _Cursor, batch: int) -> None:
+        def make() -> _core.Reader:
+            raise AssertionError("events have a reader of their own")
+
+        super().__init__(make, cursor.consumer, batch)
+        self._cursor = cursor
+
+    @property
+    def connected(self) -> bool:
+        return self._cursor.connected
+
+    def failure(self, error: str, message: Any) -> Begin:
+        args: dict[str, Any] = {"consumer": self._cursor.consumer, "error": error}
+        if message is not None:
+            args["error_position"] = message.position
+        return lambda f: self._cursor.core.call_void(f, "cursor_record_error", dumps(args))
+
+    def told(self, error: BaseException) -> str:
+        return told(error)
+
+    def traced(self, error: BaseException) -> BaseException | None:
+        return None if quotes(error) else error
+
+    def passes(self, error: Exception) -> bool:
+        return sqlstate(error) in AGAIN
 
 
 class EventReader(Reader):
@@ -272,7 +302,7 @@ class EventReader(Reader):
     def __init__(self, core: _core.Core, consumer: str, selection: Selection, batch: int, poll_interval: float) -> None:
         self._cursor = _Cursor(core, consumer, selection, batch, poll_interval)
         self._ended = False
-        super().__init__(_source(self._cursor, batch))
+        super().__init__(EventSource(self._cursor, batch))
 
     def stop(self) -> None:
         # apply() may begin later, in its thread.
@@ -297,6 +327,9 @@ class EventReader(Reader):
                 if cursor.stale:
                     cursor.at(wait(cursor.get()))
                 items, moved = cursor.feed.take(wait(cursor.feed.call()))
+                cursor.connected = True
+                # Another instance may have applied the event that has failed here.
+                self._source.failing = None
                 if items:
                     progress.pending.extend(items)
                     return True
@@ -310,6 +343,7 @@ class EventReader(Reader):
             except RetryError as error:
                 if until_end:
                     raise
+                cursor.connected = False
                 logger.warning('projection "%s" cannot read, and tries again: %s', cursor.consumer, error.message)
                 self._stopped.wait(1.0)
                 continue
@@ -324,7 +358,7 @@ class AsyncEventReader(AsyncReader):
 
     def __init__(self, core: _core.Core, consumer: str, selection: Selection, batch: int, poll_interval: float) -> None:
         self._cursor = _Cursor(core, consumer, selection, batch, poll_interval)
-        super().__init__(_source(self._cursor, batch))
+        super().__init__(EventSource(self._cursor, batch))
 
     async def rewind(self) -> None:
         self._cursor.stale = True
@@ -344,6 +378,9 @@ class AsyncEventReader(AsyncReader):
                 if cursor.stale:
                     cursor.at(await wait_async(cursor.get()))
                 items, moved = cursor.feed.take(await wait_async(cursor.feed.call()))
+                cursor.connected = True
+                # Another instance may have applied the event that has failed here.
+                self._source.failing = None
                 if items:
                     progress.pending.extend(items)
                     return True
@@ -357,6 +394,7 @@ class AsyncEventReader(AsyncReader):
             except RetryError as error:
                 if until_end:
                     raise
+                cursor.connected = False
                 logger.warning('projection "%s" cannot read, and tries again: %s', cursor.consumer, error.message)
                 await _wait(self._stopped, 1.0)
                 continue

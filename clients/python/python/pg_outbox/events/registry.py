@@ -14,7 +14,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, is_typeddict
 from uuid import UUID
 
 from .._errors import InvalidError
@@ -88,6 +88,11 @@ class EventRegistry:
         """Returns whether a type has a class."""
         return type_name in self._classes
 
+    def makes_instances(self, type_name: str) -> bool:
+        """Returns whether events of a type are instances of its class, which those of a TypedDict are not."""
+        into = self._classes.get(type_name)
+        return isinstance(into, type) and not is_typeddict(into)
+
     def class_of(self, type_name: str) -> Any:
         """Returns the class of a type; None: it has none, and its events are plain JSON. Raises SchemaError where types have
         to be registered."""
@@ -103,10 +108,13 @@ class EventRegistry:
             return json.loads(text)
         try:
             return decode(text, into)
-        except InvalidError as error:
+        except Exception as error:
+            # A class may do more with its fields than to check them, and fields that are gone are None.
             if redacted:
                 return _unchecked(json.loads(text), into)
-            raise schema_error(f"malformed data of event type {type_name}", detail=error.detail, hint=error.hint) from error
+            if not isinstance(error, InvalidError):
+                raise
+            raise schema_error(f"malformed data of event type {type_name}", detail=error.detail, hint=error.hint) from None
 
 
 def _unchecked(value: Any, into: Any) -> Any:

@@ -28,33 +28,35 @@ A handler only decides: what it sends is enqueued, appended or dispatched in the
 cursor. So an event is handled once, across processes and crashes.
 """
 
+# An async connection has the methods of a blocking one, so its overload comes first, and the two overlap.
+# pyright: reportOverlappingOverload=false
+
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
 import logging
 import re
-import typing
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 from .._client import AsyncOutbox, Outbox
 from .._enqueue import enqueue
 from .._errors import FatalError, NotFoundError
-from .._payload import decode
 from .._rows import dumps
-from .._worker import described
-from ._runs import awaited, call, call_json, call_rows, drive, opened
+from ._attributes import attributes_of, blocking, take
+from ._runs import awaited, call, call_json, call_rows, drive, in_thread, opened, sqlstate
 from .commands import CommandBus
-from .context import current, event_context, now
-from .errors import SagaError
+from .context import EventContext, current, exactly, now
+from .errors import SagaError, place_of, quotes, told
 from .projections import ProjectionEngine
 from .store import ANY, EventStore, RecordedEvent
 
 if TYPE_CHECKING:
     from .._app import App
     from .._message import Delivery
+    from .._typing import AsyncConnection, SyncConnection
 
 logger = logging.getLogger("pg_outbox.events")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -64,7 +66,9 @@ _ENDED = frozenset({"completed", "failed", "compensated", "compensation_failed"}
 
 def on(*events: type[Any] | str) -> Callable[[F], F]:
     """Makes a method the handler of events of these classes, or of types without a class. It gets the data of the event;
-    `self.event` is the event as it is recorded."""
+    `self.event` is the event as it is recorded. A name is that of one type, and no pattern."""
+    if patterns := [one for one in events if isinstance(one, str) and ("*" in one or "#" in one)]:
+        raise TypeError(f'"{patterns[0]}" is a pattern; on() takes the names of types')
     return _marked("_on", events)
 
 
@@ -83,6 +87,7 @@ def _marked(kind: str, names: tuple[Any, ...]) -> Callable[[F], F]:
         raise TypeError(f"{kind.lstrip('_')}() needs a name or a class")
 
     def mark(method: F) -> F:
+        blocking(method)
         setattr(method, kind, names)
         return method
 
@@ -163,12 +168,16 @@ class Saga:
 
     def timeout(self, name: str, *, after: dt.timedelta | None = None, at: dt.datetime | None = None) -> None:
         """Sets a time-out: its handler runs after some time, or at a time, unless the saga has ended or the time-out was set
-        again or cancelled."""
+        again or cancelled. Raises SagaError for a time that the calendar does not have."""
         if name not in self._timeouts:
             raise _error(f'saga "{self.name}" has no handler of time-out "{name}"')
         if (after is None) == (at is None):
             raise _error("a time-out has either `after` or `at`")
-        due = at if at is not None else now() + (after or dt.timedelta())
+        try:
+            due = at if at is not None else now() + (after or dt.timedelta())
+        except OverflowError:
+            raise SagaError(f'time-out "{name}" is too long', code="22008", name="datetime_field_overflow") from None
+        self.cancel_timeout(name)
         self.sent.append(Sent("timeout", name, None, {"deliver_at": due}))
 
     def cancel_timeout(self, name: str) -> None:
@@ -194,25 +203,26 @@ class Saga:
         self._end("completed")
 
     def fail(self, reason: str) -> None:
-        """Ends the saga as failed. Its completed steps are undone, the last one first, by their methods; it then is
-        compensated, or compensation_failed if one of these methods raises."""
+        """Ends the saga as failed. Where it has completed steps, they are undone, the last one first, by their methods; it
+        then is compensated, or compensation_failed if one of these methods raises."""
         self._end("failed")
         self.failure_reason = reason[:10_000]
         for name, status in self.progress.items():
             if status == "running":
                 self.progress[name] = "failed"
-        undone = [name for name in reversed(self.progress) if self.progress[name] == "completed" and name in self._undo]
+        undone = [name for name in reversed(self.progress) if self.progress[name] == "completed"]
         if not undone:
             return
         self.status = "compensated"
         for name in undone:
             before = list(self.sent)
             try:
-                getattr(self, self._undo[name])()
-            except Exception as error:
-                logger.exception('saga "%s" %s could not undo step "%s"', self.name, self.saga_id, name)
+                if name in self._undo:
+                    getattr(self, self._undo[name])()
+            except Exception as error:  # noqa: BLE001 - methods of the program raise exceptions of any class
+                logger.error('saga "%s" %s could not undo step "%s": %s', self.name, self.saga_id, name, told(error))
                 self.sent, self.status = before, "compensation_failed"
-                self.failure_reason = f"{reason}; step {name}: {described(error)}"[:10_000]
+                self.failure_reason = f"{reason}; step {name}: {told(error)}"[:10_000]
                 return
             self.progress[name] = "compensated"
 
@@ -224,25 +234,39 @@ class Saga:
     # State
 
     def snapshot(self) -> Any:
-        """Returns the state to store: by default all attributes of the program that do not begin with an underscore."""
-        return {name: value for name, value in vars(self).items() if not name.startswith("_") and name not in _OWN}
+        """Returns the state to store: by default all attributes of the program, as the types that the class is annotated
+        with. Raises SchemaError for one that restore() would not give back: one without an annotation whose type JSON does not
+        have, or one whose name begins with an underscore."""
+        return attributes_of(self, _OWN)
 
     def restore(self, state: Any) -> None:
         """Takes the state that was stored: by default each attribute, as the type that the class is annotated with."""
-        hints = typing.get_type_hints(type(self))
-        for name, value in state.items():
-            setattr(self, name, decode(dumps(value), hints[name]) if name in hints else value)
+        take(self, state)
 
     def handle(self, event: RecordedEvent) -> bool:
         """Runs the handler of an event. Returns False if there is none."""
+        if event.redacted and event.data is None:
+            self.event = event
+            self.redacted(event)
+            return True
         name = self._handlers.get(type(event.data)) or self._handlers.get(event.type)
         if name is None:
             return False
         self.event = event
         if self.status == "started" and self.version > 0:
             self.status = "running"
-        getattr(self, name)(event.data)
+        try:
+            getattr(self, name)(event.data)
+        except Exception as error:
+            if not event.redacted or sqlstate(error) is not None:
+                raise
+            logger.warning('saga "%s" %s cannot handle a redacted event: %s', self.name, self.saga_id, place_of(error))
+            self.redacted(event)
         return True
+
+    def redacted(self, event: RecordedEvent) -> None:
+        """Is called instead of a handler for an event whose content was erased, and for one with revoked fields that its handler
+        has refused. By default it decides nothing."""
 
 
 _OWN = frozenset({
@@ -276,6 +300,7 @@ class SagaManager:
         self._stop: Callable[[], None] | None = None
         self._stopped = False
         self.engine = ProjectionEngine(store, outbox, poll_interval=poll_interval)
+        self._source = self.engine._source
 
     def register(self, saga: type[Saga], *, categories: Sequence[str] | None = None) -> type[Saga]:
         """Registers a class of sagas; to be used as a decorator, too. categories: only events of these. Its position is the
@@ -313,7 +338,7 @@ class SagaManager:
                 if saga._timeouts:
                     await self._subscribe(outbox, saga)
                     worker = outbox.worker(_subscription(saga), concurrency=4, poll_interval=self._poll_interval)
-                    workers.append((worker, self._timed_out_handler(saga)))
+                    workers.append((worker, self._beside_the_loop(self._timed_out_handler(saga))))
 
         def stop() -> None:
             self.engine.stop()
@@ -349,7 +374,7 @@ class SagaManager:
         if not self._ensure:
             return
         try:
-            await awaited(outbox.ensure_subscription(_subscription(saga), [f"saga.timeout.{saga.name}"], notify=True))
+            await awaited(outbox.ensure_subscription(_subscription(saga), [_topic(saga)], notify=True))
         except FatalError as error:
             if error.name != "insufficient_privilege":
                 raise
@@ -357,12 +382,27 @@ class SagaManager:
 
     def _timed_out_handler(self, saga: type[Saga]) -> Callable[[Delivery], Any]:
         async def handle(delivery: Delivery) -> None:
-            async with opened(self._in_asyncio, self._begin) as conn:
-                await self._timed_out(conn, saga, delivery.payload, delivery.message_id)
+            try:
+                async with opened(self._in_asyncio, self._begin) as conn:
+                    await self._timed_out(conn, saga, delivery)
+            except Gone:
+                logger.warning('a time-out of saga "%s" comes late: the saga was deleted (message %d)', saga.name, delivery.message_id)
 
-        if self._in_asyncio:
-            return handle
-        return lambda delivery: drive(handle(delivery))
+        return handle if self._in_asyncio else lambda delivery: drive(handle(delivery))
+
+    def _beside_the_loop(self, handler: Callable[[Delivery], Any]) -> Callable[[Delivery], Any]:
+        """A blocking handler runs in a thread, so that the event loop goes on."""
+
+        async def handle(delivery: Delivery) -> None:
+            try:
+                await (handler(delivery) if self._in_asyncio else in_thread(handler, delivery))
+            except Exception as error:
+                if not quotes(error):
+                    raise
+                # The worker logs and stores the error of a handler.
+                raise SagaError(told(error)) from None
+
+        return handle
 
     def drain(self, saga: type[Saga]) -> int:
         """Handles the events and the time-outs that are due now, in blocking code, and returns the number of events. For tests:
@@ -377,6 +417,10 @@ class SagaManager:
 
     # One event, one transaction
 
+    @overload
+    def handle(self, conn: AsyncConnection, saga: type[Saga], event: RecordedEvent) -> Coroutine[Any, Any, bool]: ...
+    @overload
+    def handle(self, conn: SyncConnection, saga: type[Saga], event: RecordedEvent) -> bool: ...
     def handle(self, conn: Any, saga: type[Saga], event: RecordedEvent) -> Any:
         """Handles one event in the transaction of conn, and returns whether it was new to the saga; on an async connection to
         be awaited. The manager calls it by itself."""
@@ -387,32 +431,35 @@ class SagaManager:
         correlation = saga.correlate(event)
         if not correlation:
             return False
-        starts = any(one in (type(event.data), event.type) for one in saga.starts_with)
         found = await call_rows(conn, "saga_find", [("saga_type", "text", saga.name), ("correlation_id", "text", correlation)])
+        # A saga that has ended remembers the events that it has handled, so that none of them starts another one.
+        if found and not await self._is_new(conn, saga, found[0]["saga_id"], event.message_id):
+            return False
         one = saga()
-        one.correlation_id = correlation
-        if found:
-            if not await self._is_new(conn, saga, found[0]["saga_id"], event.message_id):
+        if found and found[0]["completed_at"] is None:
+            # Another process may have ended it while this one has waited for the saga.
+            await self._load(conn, one, found[0]["saga_id"])
+            one = saga() if one.status in _ENDED else one
+        new = one.version == 0
+        if new:
+            erased = event.redacted and event.data is None
+            if erased or not any(wanted in (type(event.data), event.type) for wanted in saga.starts_with):
                 return False
-            if found[0]["completed_at"] is None:
-                await self._load(conn, one, found[0]["saga_id"])
-        if one.version == 0:
-            if not starts:
-                return False
+            one.correlation_id = correlation
             one.saga_id = f"{correlation}#{event.message_id}" if found else correlation
-        with self._context(event, correlation):
+            if len(one.saga_id) > _LONGEST_ID or not one.saga_id.isprintable():
+                logger.error('saga "%s" passes over event %d: its correlation id is malformed', saga.name, event.message_id)
+                return False
+        metadata = event.metadata
+        with exactly(EventContext(
+            correlation_id=_text(metadata, "correlation_id") or correlation, causation_id=str(event.event_id or event.message_id),
+            user_id=_text(metadata, "user_id"), tenant=event.tenant,
+        )):
             one.handle(event)
-            new = one.version == 0
             await self._save(conn, one)
             if new:
                 await self._is_new(conn, saga, one.saga_id, event.message_id)
         return True
-
-    def _context(self, event: RecordedEvent, correlation: str) -> Any:
-        found = event.metadata.get("correlation_id")
-        return event_context(
-            correlation_id=str(found) if found else correlation, causation_id=str(event.event_id or event.message_id), tenant=event.tenant
-        )
 
     async def _is_new(self, conn: Any, saga: type[Saga], saga_id: str, message_id: int) -> bool:
         found: bool = await call(conn, "saga_handle", [
@@ -431,23 +478,31 @@ class SagaManager:
         one.waiting = row["state"].get("timeouts", {})
         one.restore(row["state"].get("state", {}))
 
-    async def _timed_out(self, conn: Any, saga: type[Saga], payload: Any, message_id: int) -> None:
-        one = saga()
+    async def _timed_out(self, conn: Any, saga: type[Saga], delivery: Delivery) -> None:
+        payload = delivery.payload if isinstance(delivery.payload, dict) else {}
+        saga_id, name = payload.get("saga_id"), payload.get("name")
+        if payload.get("saga_type") != saga.name or not isinstance(saga_id, str) or not isinstance(name, str) or name not in saga._timeouts:
+            logger.warning('message %d is no time-out of saga "%s"', delivery.message_id, saga.name)
+            return
         try:
-            if not await self._is_new(conn, saga, payload["saga_id"], message_id):
+            if not await self._is_new(conn, saga, saga_id, delivery.message_id):
                 return
         except NotFoundError:
-            logger.warning('a time-out of saga "%s" %s comes late: the saga was deleted', saga.name, payload["saga_id"])
+            # The transaction is aborted, and nothing was done in it.
+            raise Gone from None
+        one = saga()
+        await self._load(conn, one, saga_id)
+        if one.status in _ENDED or one.waiting.get(name) != delivery.message_id:
             return
-        await self._load(conn, one, payload["saga_id"])
-        handler = saga._timeouts.get(payload["timeout"])
-        if one.status in _ENDED or handler is None or one.waiting.get(payload["timeout"]) != message_id:
-            return
-        del one.waiting[payload["timeout"]]
-        with event_context(correlation_id=one.correlation_id or None, causation_id=str(message_id)):
+        del one.waiting[name]
+        metadata = delivery.metadata
+        with exactly(EventContext(
+            correlation_id=_text(metadata, "correlation_id") or one.correlation_id or None, causation_id=str(delivery.message_id),
+            user_id=_text(metadata, "user_id"), tenant=delivery.tenant,
+        )):
             if one.status == "started":
                 one.status = "running"
-            getattr(one, handler)()
+            getattr(one, saga._timeouts[name])()
             await self._save(conn, one)
 
     async def _save(self, conn: Any, one: Saga) -> None:
@@ -484,18 +539,36 @@ class SagaManager:
             else:
                 self._bus.dispatch(item.content, conn)
         elif item.kind == "timeout":
-            payload = {"saga": one.name, "saga_id": one.saga_id, "timeout": item.target}
-            sent: Any = enqueue(conn, f"saga.timeout.{one.name}", payload, key=one.saga_id, deliver_at=item.options["deliver_at"])
-            one.waiting[item.target] = await awaited(sent)
+            payload = {"saga_type": one.name, "saga_id": one.saga_id, "name": item.target}
+            one.waiting[item.target] = await self._enqueue(conn, _topic(type(one)), payload, {"key": one.saga_id, **item.options})
         else:
-            options = dict(item.options)
-            context = current()
-            options["metadata"] = {**context.entries(), **(options.get("metadata") or {})}
-            if context.tenant is not None:
-                options.setdefault("tenant", context.tenant)
-            await awaited(enqueue(conn, item.target, item.content, **options))
+            await self._enqueue(conn, item.target, item.content, item.options)
+
+    async def _enqueue(self, conn: Any, topic: str, payload: Any, options: Mapping[str, Any]) -> int:
+        """Enqueues a message with the context of the event, or of the time-out, that is handled."""
+        context = current()
+        given = {**options, "metadata": {**context.entries(), **(options.get("metadata") or {})}}
+        if context.tenant is not None:
+            given.setdefault("tenant", context.tenant)
+        sent: int = await awaited(enqueue(conn, topic, payload, **given))
+        return sent
+
+
+_LONGEST_ID = 255
+
+
+class Gone(Exception):
+    """The saga was deleted."""
+
+
+def _text(metadata: Mapping[str, Any], name: str) -> str | None:
+    found = metadata.get(name)
+    return found if isinstance(found, str) and found else None
+
+
+def _topic(saga: type[Saga]) -> str:
+    return f"saga.timeout.{saga.name}"
 
 
 def _subscription(saga: type[Saga]) -> str:
-    return f"saga {saga.name}"
-
+    return f"saga {saga.name} time-outs"

@@ -20,18 +20,18 @@ import functools
 import inspect
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 from uuid import UUID
 
 from .. import _core
 from .._enqueue import Arguments, _array
-from .._errors import invalid
+from .._errors import RetryError, invalid
 from .._rows import dumps, time_of
-from ._runs import awaited, call, call_json, call_rows, check_transaction, is_async, run
+from ._runs import awaited, call, call_json, check_transaction, is_async, run
 from .context import clock_time, current
-from .encryption import KEY, FieldEncryption, Lookup, as_encryption_error, without_fields
-from .errors import EncryptionError, KeyRevokedError, schema_error
+from .encryption import KEY, FieldEncryption, Lookup, as_encryption_error, refuse_entries, without_fields
+from .errors import EncryptionError, KeyNotFoundError, KeyRevokedError, schema_error
 from .registry import EventRegistry, NewEvent
 from .serializers import Json, Serializer, by_content_type
 from .upcasters import METADATA, Upcasters
@@ -50,6 +50,8 @@ STREAM_EXISTS = -2
 
 PAGE = 1000
 """The most events that one statement loads."""
+PAGE_BYTES = 16_000_000
+"""The bytes of data up to which one statement loads more events than one."""
 
 InlineHandler = Callable[[Any, list["RecordedEvent"]], Any]
 
@@ -90,7 +92,8 @@ class RecordedEvent:
     stream: str
     version: int
     type: str
-    data: Any
+    # Decrypted data is in no log.
+    data: Any = field(repr=False)
     metadata: dict[str, Any]
     event_id: UUID | None
     position: int | None
@@ -117,7 +120,13 @@ COLUMNS = (
     "e.position, e.message_id, e.event_id, e.stream, e.version, e.type, e.metadata, e.tenant, e.occurred_at, e.recorded_at,"
     " e.content_type, cast(e.data as text) as data, encode(e.body, 'base64') as body"
 )
-_LOAD = f"select coalesce(cast(json_agg(to_json(r)) as text), '[]') from (select {COLUMNS} from {{}} e order by e.version) r"
+# A page has the first event, and further ones up to so many bytes. found: how many events there are up to max_events.
+_LOAD = (
+    "select cast(json_build_object('found', count(*), 'rows', coalesce(json_agg(p.event order by p.version) filter (where p.n = 1 or"
+    f" p.bytes <= {PAGE_BYTES}), '[]')) as text) from (select to_json(r) as event, r.version, row_number() over w as n,"
+    " sum(coalesce(octet_length(r.data), 0) + coalesce(octet_length(r.body), 0)) over w as bytes from"
+    f" (select {COLUMNS} from {{}} e) r window w as (order by r.version)) p"
+)
 
 
 def recorded(row: Mapping[str, Any]) -> tuple[RecordedEvent, str | bytes | None]:
@@ -131,6 +140,17 @@ def recorded(row: Mapping[str, Any]) -> tuple[RecordedEvent, str | bytes | None]
         content is None, row["content_type"],
     )
     return event, content
+
+
+async def _decided(decide: Callable[[RecordedEvent, EncryptionError], Any], event: RecordedEvent, text: str, error: EncryptionError) -> RecordedEvent:
+    """Lets the program decide about an event that cannot be decrypted. Where it raises, the event is as it was."""
+    event.data, event.redacted = json.loads(text), True
+    try:
+        event.data = await awaited(decide(event, as_encryption_error(error)))
+    except BaseException:
+        event.data, event.redacted = None, False
+        raise
+    return event
 
 
 class EventStore:
@@ -197,11 +217,15 @@ class EventStore:
         contents: list[str | bytes] = []
         described: list[str] = []
         for event in made:
+            given = {**common, **event.metadata}
+            if self._encryption is not None and self._encryption.covers(event.type):
+                refuse_entries(given)
             content, entries = await self._written(conn, stream, event, context.tenant)
             contents.append(content)
             latest = self._upcasters.latest(event.type)
+            # The data is of the newest form, whatever an event says from which the metadata was copied.
             version = {METADATA: latest} if latest > 1 else {}
-            described.append(dumps({**version, **common, **event.metadata, **entries}))
+            described.append(dumps({**given, **version, **entries}))
         at = occurred_at or clock_time()
         arguments: Arguments = [
             ("stream", "text", stream), ("types", "text[]", _array([event.type for event in made])),
@@ -246,7 +270,7 @@ class EventStore:
     def load(self, conn: SyncConnection, stream: str, from_version: int = 1) -> list[RecordedEvent]: ...
     def load(self, conn: Any, stream: str, from_version: int = 1) -> Any:
         """Returns the events of a stream from a version on (inclusive), decrypted, upcast and decoded. A stream that does not
-        exist has none. Events of the current transaction are included. It reads pages of 1000 events."""
+        exist has none. Events of the current transaction are included. It reads pages of 1000 events, or 16 MB."""
         return run(conn, self.load_async(conn, stream, from_version))
 
     async def load_async(self, conn: Any, stream: str, from_version: int = 1) -> list[RecordedEvent]:
@@ -274,20 +298,25 @@ class EventStore:
         found: list[tuple[RecordedEvent, str | bytes | None]] = []
         while True:
             size = PAGE if last is None else min(PAGE, last - from_version + 1)
-            rows = await call_rows(conn, "load", [
+            page = json.loads(await call(conn, "load", [
                 ("stream", "text", stream), ("from_version", "bigint", str(from_version)), ("max_events", "int", str(size)),
-            ], _LOAD)
-            found += map(recorded, rows)
-            if len(rows) < PAGE:
+            ], _LOAD))
+            found += map(recorded, page["rows"])
+            if len(page["rows"]) == page["found"] < size or (found and found[-1][0].version == last):
                 return found
             from_version = found[-1][0].version + 1
 
     def lookup(self, conn: Any) -> Lookup:
-        """Returns the function that finds data keys on a connection."""
+        """Returns the function that finds data keys on a connection. It asks the server for each of them once, and is for one
+        load."""
+
+        asked: dict[str, Mapping[str, Any] | None] = {}
 
         async def find(key_id: str) -> Mapping[str, Any] | None:
-            found = await call(conn, "get_subject_key", [("key_id", "text", key_id)], KEY)
-            return None if found is None else json.loads(found)
+            if key_id not in asked:
+                found = await call(conn, "get_subject_key", [("key_id", "text", key_id)], KEY)
+                asked[key_id] = None if found is None else json.loads(found)
+            return asked[key_id]
 
         return find
 
@@ -304,22 +333,28 @@ class EventStore:
                 return event
             text = serializer.unpack(content)
         assert isinstance(text, str)
+        redacted = False
         if self._encryption is not None and "encrypted_fields" in event.metadata:
             try:
                 text = await self._encryption.reveal(in_asyncio, lookup, event, text)
+            except (KeyNotFoundError, RetryError):
+                # The key may be found, and the provider may answer, when the event is loaded again.
+                raise
             except EncryptionError as error:
-                event.redacted = True
-                handler = self._encryption.on_undecryptable
-                if handler is not None:
-                    event.data = json.loads(text)
-                    event.data = await awaited(handler(event, as_encryption_error(error)))
-                    return event
+                if self._encryption.on_undecryptable is not None:
+                    return await _decided(self._encryption.on_undecryptable, event, text, error)
                 if not isinstance(error, KeyRevokedError):
                     raise
-                text = without_fields(text, event.metadata)
+                text, redacted = without_fields(text, event.metadata), True
         text = self._upcasters.apply(event.type, text, event.metadata)
-        event.data = self.registry.decode(event.type, text, redacted=event.redacted)
+        event.data = self.registry.decode(event.type, text, redacted=redacted)
+        event.redacted = redacted
         return event
+
+    async def content_of(self, conn: Any, event: RecordedEvent) -> str | bytes | None:
+        """Reads the content of an event again. The feed has null both for JSON null and for content that was erased."""
+        found = await self._pages(conn, event.stream, event.version, event.version)
+        return found[0][1] if found else None
 
     def inline(self, name: str, handler: InlineHandler, types: Sequence[str] | None = None) -> None:
         """Adds an inline projection: handler(conn, events) runs in the transaction of each append, after it; its errors refuse

@@ -17,7 +17,7 @@ from typing import Any
 
 from .. import _core
 from .._rows import dumps
-from .errors import SchemaError, as_class, schema_error
+from .errors import SchemaError, as_class, place_of, schema_error
 
 Upcast = Callable[[Any], Any]
 METADATA = "schema_version"
@@ -75,8 +75,8 @@ class Upcasters:
         for step in steps:
             try:
                 value = self._functions[type_name, step](value)
-            except Exception as error:  # the function belongs to the program
+            except Exception as error:  # noqa: BLE001 - the function belongs to the program, and its error may quote the data
                 raise schema_error(
-                    f"the upcaster of event type {type_name} from version {step} has failed", detail=type(error).__name__
-                ) from error
+                    f"the upcaster of event type {type_name} from version {step} has failed", detail=place_of(error)
+                ) from None
         return dumps(value)
