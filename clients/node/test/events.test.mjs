@@ -266,6 +266,23 @@ test('snapshots are saved every n events and shorten the load', async () => {
     assert.throws(() => new Repository(store, class Bare extends Aggregate { static category = 'x'; }, { snapshotEvery: 1 }), InvalidError);
 });
 
+test('a snapshot that is too large is left out, and fails no save', async () => {
+    const lines = [];
+    const logger = { error: () => {}, warn: (text) => lines.push(text), info: () => {} };
+    const orders = new Repository(new EventStore(), Order, { snapshotEvery: 1, logger });
+    const id = `f${(streams += 1)}`;
+    await tx(async (t) => {
+        await t.query("set local pg_outbox.max_payload = '2kB'").catch(() => {});
+        const order = await orders.load(t, id);
+        order.add('x'.repeat(1500));
+        await orders.save(t, order);
+        order.add('y'.repeat(1500));
+        await orders.save(t, order);
+    });
+    assert.deepEqual([lines.length, lines[0]], [1, `pg_outbox: a snapshot is too large and is not saved (stream=order-${id} version=2)`]);
+    assert.equal((await tx((t) => orders.load(t, id))).version, 2);
+});
+
 test('aggregates that are saved together are saved in the order of their streams', async () => {
     const orders = new Repository(new EventStore(), Order);
     const ids = [`d${(streams += 1)}`, `d${(streams += 1)}`];

@@ -12,7 +12,7 @@ import type { Place } from '../work/reader.js';
 import { Backoff, Bell, sleep } from '../work/time.js';
 import type { EventStore, RecordedEvent } from './store.js';
 
-/** What a live projection follows, and what it does. */
+/** A live projection: its events, and its effects. */
 export interface Live {
     types?: readonly string[];
     categories?: readonly string[];

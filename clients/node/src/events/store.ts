@@ -106,7 +106,7 @@ const ALONE = 'Begin one with transaction(pool, async (tx) => ...), or use appen
 const JSON_NULL = { toJSON: () => null };
 
 /** Runs `body` in a savepoint, to which its effects are rolled back if it throws. The caller may then go on, and commit. */
-async function undone<T>(tx: Session, body: () => Promise<T>): Promise<T> {
+export async function undone<T>(tx: Session, body: () => Promise<T>): Promise<T> {
     const sql = (text: string) => run(tx, { text, values: [] });
     await sql('savepoint pg_outbox_append');
     let result: T;
