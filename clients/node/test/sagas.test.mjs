@@ -260,6 +260,28 @@ test('a manager without the right to make a subscription goes on, and the end of
     await running;
 });
 
+test('a time-out whose handler meets a conflict is handled again, and its errors show no text of the server', async (t) => {
+    let tries = 0;
+    const saga = Object.assign(new Shipping(), {
+        handlers: { 'order.placed': (_, one) => one.timeout('payment', 0) },
+        timeouts: {
+            payment: async (one) => {
+                tries += 1;
+                if (tries === 1) throw new ConcurrencyError('x', { stream: 's', expected: 1, actual: 2 });
+                await one.tx.query("select 'geheim'::int");
+            },
+        },
+    });
+    const { stop, pool, manager, happen } = await setUp(t, saga);
+    const running = manager.run({ signal: stop.signal });
+    await happen('order.placed');
+    const attempts = async () => (await pool.query('select error from outbox.attempt where error is not null')).rows.map(({ error }) => error);
+    await waitFor('the attempt has failed', async () => (await attempts()).length > 0);
+    assert.deepEqual([tries, (await attempts())[0]], [2, 'SagaError: InvalidError: invalid_parameter (22P02)']);
+    stop.abort();
+    await running;
+});
+
 test('a time-out that is too far away is refused', async () => {
     for (const at of [1e300, Number.NaN, Infinity, new Date(Number.NaN)]) {
         const saga = Object.assign(new Shipping(), { handlers: { 'order.placed': (_, one) => one.timeout('payment', at) } });

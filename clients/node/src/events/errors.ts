@@ -107,13 +107,14 @@ export class SagaError extends OutboxError {
  */
 export function told(error: unknown): string {
     const known = typed(error);
-    // An error of the server or of a driver is the cause of an error of the client.
-    const ours = known instanceof OutboxError && (known.cause === undefined || OWN.some((one) => known instanceof one));
-    if (known instanceof OutboxError) return ours ? `${known.name}: ${known.message}` : `${known.name}: ${known.codeName} (${known.code})`;
+    if (known instanceof OutboxError) return isOwn(known) ? `${known.name}: ${known.message}` : `${known.name}: ${known.codeName} (${known.code})`;
     if (!(error instanceof Error)) return `a value of type ${typeof error} was thrown`;
     // Libraries of schemas put what they have received into their messages.
     return 'issues' in error ? error.name : `${error.name}: ${error.message}`;
 }
+
+/** Whether the message of an error is of this package. An error of the server or of a driver is the cause of another one. */
+export const isOwn = (error: OutboxError): boolean => error.cause === undefined || OWN.some((one) => error instanceof one);
 
 /** The errors whose messages are of this package, and contain no data. */
 const OWN = [ConcurrencyError, StreamClosedError, SchemaError, EncryptionError, CommandError, ProjectionError, SagaError];

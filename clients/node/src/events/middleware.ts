@@ -3,7 +3,7 @@
 import { createHash } from 'node:crypto';
 
 import { run } from '../client/driver.js';
-import { invalid, isRetryable, OutboxError, said, typed } from '../client/errors.js';
+import { invalid, isRetryable, OutboxError, typed } from '../client/errors.js';
 import { Outbox } from '../client/outbox.js';
 import { json, storable, storableText, type Interval } from '../client/sql.js';
 import { issuesOf, type Schema } from '../app/schema.js';
@@ -11,7 +11,7 @@ import { Log, type Logger } from '../work/log.js';
 import { positive } from '../work/time.js';
 import { CommitAndThrow, type Command, type CommandContext, type CommandMiddleware } from './commands.js';
 import { currentContext, newId, withContext } from './context.js';
-import { CommandError, CommandPanicError, CommandTimeoutError, StoredCommandError, TenantRequiredError, ValidationError, type FieldError } from './errors.js';
+import { CommandError, CommandPanicError, CommandTimeoutError, StoredCommandError, TenantRequiredError, told, ValidationError, type FieldError } from './errors.js';
 import { isConflict, retrying, type RetryPolicy } from './retry.js';
 
 /** Checks the data of a command: a Standard Schema (zod, ...), or a function that returns the fields that are wrong. */
@@ -49,12 +49,12 @@ export function recovery(): CommandMiddleware {
         } catch (error) {
             if (error instanceof CommitAndThrow) throw error;
             if (error instanceof Error && !MISTAKES.some((one) => error instanceof one)) throw error;
-            throw new CommandPanicError(`command "${command.type}" has panicked`, 'XX000', { cause: error, detail: said(error) });
+            throw new CommandPanicError(`command "${command.type}" has panicked`, 'XX000', { cause: error, detail: error instanceof Error ? error.name : `a ${typeof error} was thrown` });
         }
     };
 }
 
-/** Logs each command with its time, and errors. The default logger writes only errors and warnings, to the console. */
+/** Logs each command with its time, and errors, of those of the server and of drivers only class and code. The default logger writes only errors and warnings, to the console. */
 export function logging(logger?: Logger | false): CommandMiddleware {
     const log = new Log(logger);
     return async (command, context, next) => {
@@ -65,7 +65,7 @@ export function logging(logger?: Logger | false): CommandMiddleware {
             log.write('info', context.repeated ? 'command was handled before' : 'command handled', facts());
             return result;
         } catch (error) {
-            log.write('error', 'command failed', facts(), error instanceof CommitAndThrow ? error.error : error);
+            log.write('error', 'command failed', { ...facts(), error: told(error instanceof CommitAndThrow ? error.error : error) });
             throw error;
         }
     };

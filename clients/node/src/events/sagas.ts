@@ -8,7 +8,7 @@
 
 import { checkPattern, checkTopic, topicMatches } from '../receive/topics.js';
 import { run, transaction, type Executor } from '../client/driver.js';
-import { isRetryable, OutboxError } from '../client/errors.js';
+import { isRetryable, OutboxError, typed } from '../client/errors.js';
 import type { SagaStateRow } from '../client/functions.js';
 import type { NewMessage } from '../client/message.js';
 import { Outbox } from '../client/outbox.js';
@@ -18,10 +18,10 @@ import { Backoff, onShutdown, sleep } from '../work/time.js';
 import { Worker, type ClaimedMessage } from '../work/worker.js';
 import type { Command, CommandBus } from './commands.js';
 import { causedBy, currentContext, metadataOf, now, withContext, withoutContext } from './context.js';
-import { SagaError, told } from './errors.js';
+import { isOwn, SagaError, told } from './errors.js';
 import { ProjectionEngine, type ProjectionOptions, type ProjectionStatus } from './projections.js';
 import type { AnyEvent } from './registry.js';
-import { isConflict } from './retry.js';
+import { isConflict, retrying } from './retry.js';
 import { isGone, type EventStore, type RecordedEvent } from './store.js';
 
 /** The state of a saga in the database. */
@@ -355,12 +355,12 @@ export class SagaManager<C extends Executor = Executor> {
         await this.#ensure(subscription, topicOf(saga.name), signal);
         const { pollInterval, backoff, listen, logger } = this.#options;
         const settings = { signal, pollInterval, backoff, listen, logger, onError: (error: unknown) => this.#options.onError?.(error, saga.name) };
-        const worker = new Worker(this.#client, subscription, (message) => this.#timeout(saga, message), settings);
+        const worker = new Worker(this.#client, subscription, (message, context) => this.#timeout(saga, message, context.signal), settings);
         this.#workers.push(worker);
         await worker.run();
     }
 
-    async #timeout(saga: Saga<any, any>, message: ClaimedMessage): Promise<void> {
+    async #timeout(saga: Saga<any, any>, message: ClaimedMessage, signal: AbortSignal): Promise<void> {
         const { saga_type: type, saga_id: id, name } = message.json<Record<string, unknown>>() ?? {};
         if (type !== saga.name || typeof id !== 'string' || typeof name !== 'string' || !Object.hasOwn(saga.timeouts, name)) return;
         const about = { eventId: null, webhookId: message.webhookId, tenant: message.tenant, metadata: message.metadata ?? {} };
@@ -371,9 +371,13 @@ export class SagaManager<C extends Executor = Executor> {
             await saga.timeouts[name]!(one);
         });
         try {
-            await transaction<void>(this.#client, (tx) => withContext(causedBy(about), () => handle(tx as Executor)));
+            // After a conflict it is handled again with the state of then, and no attempt of the delivery is used up.
+            await retrying({}, () => transaction<void>(this.#client, (tx) => withContext(causedBy(about), () => handle(tx as Executor))), signal);
         } catch (error) {
-            if (!(error instanceof SagaGoneError)) throw error;
+            if (error instanceof SagaGoneError) return;
+            // The worker stores and logs the text of the error, and that of the server or a driver may quote data.
+            const known = typed(error);
+            throw known instanceof OutboxError && !isOwn(known) ? new SagaError(told(error), known.code) : error;
         }
     }
 
