@@ -1,5 +1,6 @@
 // The command bus and its middleware, with transactions on a real server.
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { after, before, test } from 'node:test';
 import pg from 'pg';
 import { z } from 'zod';
@@ -154,21 +155,40 @@ test('a command that takes too long never commits', async () => {
     assert.equal((await load(stream)).length, 1);
 });
 
-test('a handler that has timed out does not reach the transaction of the next try', async () => {
+test('in a transaction of the caller, a command that takes too long has ended before the error is thrown', async () => {
+    const stream = fresh();
+    const order = [];
+    const { bus } = shop([timeout(0.1)], async ({ signal, tx }) => {
+        await new Promise((resolve) => signal.addEventListener('abort', resolve));
+        await tx.query('select pg_sleep(0.2)');
+        order.push('the handler has ended');
+    });
+    await assert.rejects(transaction(pool, (tx) => bus.dispatch(place(stream), { tx }).finally(() => order.push('dispatch has ended'))), CommandTimeoutError);
+    assert.deepEqual(order, ['the handler has ended', 'dispatch has ended']);
+    assert.deepEqual(await load(stream), []);
+});
+
+test('a command that has timed out is not tried again, and its late handler reaches no transaction', async () => {
     const stream = fresh();
     let late;
     const seen = [];
     const bus = new CommandBus(pool).use(retry({ attempts: 2, wait: 0.01 }), timeout(0.3)).register('order.place', async (_, context) => {
-        seen.push(context.tx);
-        const type = seen.length === 1 ? 'late' : 'order.placed';
-        if (type === 'late') await new Promise((resolve) => (late = resolve));
-        return store.append(context.tx, stream, [{ type, data: {} }], ANY);
+        seen.push(context);
+        await new Promise((resolve) => (late = resolve));
+        return store.append(context.tx, stream, [{ type: 'late', data: {} }], ANY);
     });
-    assert.equal((await bus.dispatch(place(stream))).lastVersion, 1);
+    await assert.rejects(bus.dispatch(place(stream)), CommandTimeoutError);
     late();
     await waitFor('the transaction has ended', async () => (await pool.query("select 1 from pg_stat_activity where state like 'idle in%'")).rowCount === 0);
-    assert.notEqual(seen[0], seen[1]);
-    assert.deepEqual((await load(stream)).map(({ type }) => type), ['order.placed']);
+    assert.equal(seen.length, 1);
+    assert.deepEqual(await load(stream), []);
+    const given = new AbortController();
+    const stopped = shop([retry({ wait: 10 })], async () => {
+        setTimeout(() => given.abort(new Error('stopped')), 20);
+        throw new ConcurrencyError('x', { stream, expected: 1, actual: 2 });
+    });
+    await assert.rejects(stopped.bus.dispatch(place(stream), { signal: given.signal }), /stopped/);
+    assert.equal(stopped.seen.calls, 1, 'no try begins after the caller has given up');
 });
 
 test('retry repeats conflicts in new transactions, and nothing else', async () => {
@@ -206,8 +226,8 @@ test('the events of a command have its correlation, cause, user and tenant', asy
     await bus.dispatch(place(stream, { id: 'cmd-1', metadata: { tenant: 'acme', user_id: 'u1', other: 'x' } }));
     await bus.dispatch(place(stream, { id: 'cmd-2', metadata: { tenant: 'acme', correlation_id: 'c-given', causation_id: 'before' } }));
     assert.deepEqual((await load(stream)).map(({ metadata, tenant }) => [metadata, tenant]), [
-        [{ correlation_id: 'c-new', causation_id: 'cmd-1', user_id: 'u1', tenant: 'acme' }, 'acme'],
-        [{ correlation_id: 'c-given', causation_id: 'cmd-2', tenant: 'acme' }, 'acme'],
+        [{ correlation_id: 'c-new', causation_id: 'cmd-1', user_id: 'u1' }, 'acme'],
+        [{ correlation_id: 'c-given', causation_id: 'cmd-2' }, 'acme'],
     ]);
     await assert.rejects(bus.dispatch(place(stream)), TenantRequiredError);
     await shop([tenant(false)]).bus.dispatch(place(stream));
@@ -221,7 +241,8 @@ test('a command with a key is processed once', async () => {
     assert.deepEqual(results, Array.from({ length: 5 }, () => ({ version: 1 })));
     assert.deepEqual([seen.calls, (await load(stream)).length], [1, 1]);
     await assert.rejects(bus.dispatch({ ...command, data: { stream, n: 2 } }), { code: 'OB008' });
-    await assert.rejects(bus.dispatch({ ...command, metadata: { tenant: 'other' } }), { code: 'OB008' }, 'another tenant gets no result of this one');
+    await bus.dispatch({ ...command, metadata: { tenant: 'other' } });
+    assert.equal(seen.calls, 2, 'another tenant has keys of its own');
 });
 
 test('the key of a command is a field, a function, or a hash of its type and data', async () => {
@@ -240,6 +261,32 @@ test('the key of a command is a field, a function, or a hash of its type and dat
     assert.equal(await calls({ ttl: 3600 }, data({ ttl: 1 }), data({ ttl: 1 })), 1);
 });
 
+test('all clients make the same key of a command', async () => {
+    const key = async (command, option = {}) => {
+        const before = new Set((await pool.query('select key from outbox.command')).rows.map((row) => row.key));
+        await new CommandBus(pool).use(idempotency(option)).register('k', () => {}).dispatch({ type: 'k', ...command });
+        return (await pool.query('select key from outbox.command')).rows.map((row) => row.key).find((one) => !before.has(one));
+    };
+    const sha = (text) => createHash('sha256').update(text).digest('hex');
+    assert.equal(await key({ data: {}, key: 'own' }), 'k:own');
+    assert.equal(await key({ data: {}, key: 'own', metadata: { tenant: 'acme' } }), 'k:acme:own');
+    assert.equal(await key({ data: { id: 7 } }, { key: 'id' }), 'k:7');
+    assert.equal(await key({ data: { b: [1, { z: 1, y: null }], 10: 'ä', 9: 1.5 } }), `k:${sha('{"10":"ä","9":1.5,"b":[1,{"y":null,"z":1}]}')}`);
+    assert.equal(await key({ data: {}, key: 'x'.repeat(253) }), `k:${'x'.repeat(253)}`);
+    assert.equal(await key({ data: {}, key: 'x'.repeat(254) }), `k:${sha('x'.repeat(254))}`);
+    assert.equal(await key({ data: {}, key: 'x'.repeat(254), metadata: { tenant: 'acme' } }), `k:${sha(`acme:${'x'.repeat(254)}`)}`);
+});
+
+test('a stored message is bounded, and has only characters that can be stored', async () => {
+    const { bus } = shop([idempotency({ storeErrors: true })], async () => { throw new Error(`\0\ud800${'é'.repeat(2000)}`); });
+    const command = place(fresh(), { key: 'bounded' });
+    await assert.rejects(bus.dispatch(command));
+    await assert.rejects(bus.dispatch(command), (error) => error instanceof StoredCommandError && error.stored.message === `\ufffd\ufffd${'é'.repeat(998)}`);
+    const mistake = shop([idempotency({ storeErrors: true })], async () => null.x);
+    for (let i = 0; i < 2; i += 1) await assert.rejects(mistake.bus.dispatch(place(fresh(), { key: 'mistake', data: { stream: 'order-mistake' } })), TypeError);
+    assert.equal(mistake.seen.calls, 2);
+});
+
 test('an error that is final is stored if that is wished, without the effects', async () => {
     class NotBillable extends Error { name = 'NotBillable'; }
     const stream = fresh();
@@ -248,7 +295,7 @@ test('an error that is final is stored if that is wished, without the effects', 
     await assert.rejects(bus.dispatch(command), NotBillable);
     await assert.rejects(bus.dispatch(command), (error) => {
         assert.ok(error instanceof StoredCommandError);
-        assert.deepEqual(error.stored, { name: 'NotBillable', message: 'no money' });
+        assert.deepEqual(error.stored, { type: 'NotBillable', message: 'no money' });
         return true;
     });
     assert.deepEqual([seen.calls, await load(stream)], [1, []]);
@@ -257,7 +304,7 @@ test('an error that is final is stored if that is wished, without the effects', 
     assert.equal(plain.seen.calls, 2);
     const broken = shop([idempotency({ storeErrors: true })], ({ tx }) => tx.query('select 1 / 0'));
     await assert.rejects(broken.bus.dispatch(place(stream, { key: `sql-${stream}` })), { code: '22012' });
-    await assert.rejects(broken.bus.dispatch(place(stream, { key: `sql-${stream}` })), StoredCommandError);
+    await assert.rejects(broken.bus.dispatch(place(stream, { key: `sql-${stream}` })), { code: '22012' }, 'the text of the server is not stored');
     const conflict = shop([idempotency({ storeErrors: true })], async () => { throw new ConcurrencyError('x', { stream, expected: 1, actual: 2 }); });
     for (let i = 0; i < 2; i += 1) await assert.rejects(conflict.bus.dispatch(place(stream, { key: `conflict-${stream}` })), ConcurrencyError);
 });

@@ -54,7 +54,8 @@ test('events come back as they were appended', async () => {
             webhookId: 'string', tenant: 'acme', occurredAt, recordedAt: true, redacted: false,
         },
     );
-    assert.deepEqual([second.data, second.eventId, third.data], [null, null, events[2].data]);
+    assert.deepEqual([second.data, second.redacted, third.data], [null, false, events[2].data]);
+    assert.match(second.eventId, /^[0-9a-f-]{36}$/, 'every event gets an id');
     assert.deepEqual((await loaded(store, stream, 3)).map((event) => event.version), [3]);
     assert.deepEqual(await loaded(store, 'order-none'), []);
     assert.equal((await tx((t) => store.loadRaw(t, stream)))[0].headers.h, 'v');
@@ -177,7 +178,7 @@ test('the metadata is that of the context, the append and the event', async () =
         ),
     );
     const [first, second] = await loaded(store, stream);
-    assert.deepEqual(second.metadata, { region: 'eu', correlation_id: 'c1', causation_id: 'x1', user_id: 'u1', tenant: 'acme' });
+    assert.deepEqual(second.metadata, { region: 'eu', correlation_id: 'c1', causation_id: 'x1', user_id: 'u1' });
     assert.deepEqual([first.metadata.user_id, first.tenant], ['u2', 'acme']);
 });
 
@@ -263,6 +264,23 @@ test('snapshots are saved every n events and shorten the load', async () => {
     await assert.rejects(tx((t) => new Repository(store, Order).load(t, id)), { name: 'InvalidError', message: /at version 0, and the next event is 4/ });
     await assert.rejects(tx((t) => new Repository(store, Order, { snapshotEvery: 3, schemaVersion: 2 }).load(t, id)), InvalidError);
     assert.throws(() => new Repository(store, class Bare extends Aggregate { static category = 'x'; }, { snapshotEvery: 1 }), InvalidError);
+});
+
+test('a snapshot that is too large is left out, and fails no save', async () => {
+    const lines = [];
+    const logger = { error: () => {}, warn: (text) => lines.push(text), info: () => {} };
+    const orders = new Repository(new EventStore(), Order, { snapshotEvery: 1, logger });
+    const id = `f${(streams += 1)}`;
+    await tx(async (t) => {
+        await t.query("set local pg_outbox.max_payload = '2kB'").catch(() => {});
+        const order = await orders.load(t, id);
+        order.add('x'.repeat(1500));
+        await orders.save(t, order);
+        order.add('y'.repeat(1500));
+        await orders.save(t, order);
+    });
+    assert.deepEqual([lines.length, lines[0]], [1, `pg_outbox: a snapshot is too large and is not saved (stream=order-${id} version=2)`]);
+    assert.equal((await tx((t) => orders.load(t, id))).version, 2);
 });
 
 test('aggregates that are saved together are saved in the order of their streams', async () => {
@@ -354,7 +372,7 @@ const keys = () => new LocalKeys({ m1: randomBytes(32), m2: randomBytes(32) }, '
 
 test('fields are encrypted with a key of the subject, until it is revoked', async () => {
     const provider = keys();
-    const store = new EventStore({ encryption: new FieldEncryption({ provider, fields: FIELDS }), registry: defineEvents({ 'customer.named': z.object({ name: z.string() }).loose() }) });
+    const store = new EventStore({ encryption: new FieldEncryption({ provider, fields: FIELDS, keyPer: 'subject' }), registry: defineEvents({ 'customer.named': z.object({ name: z.string() }).loose() }) });
     const stream = fresh('customer');
     const given = structuredClone(NAMED);
     await tx((t) => store.append(t, stream, [given, { type: 'customer.left', data: {} }, given], 0, { metadata: { user_id: 'u' } }));
@@ -384,7 +402,99 @@ test('fields are encrypted with a key of the subject, until it is revoked', asyn
     // The subject gets a new key, which is not concerned.
     await tx((t) => store.append(t, stream, [NAMED], ANY));
     assert.deepEqual((await loaded(store, stream)).at(-1).data, NAMED.data);
+    // One statement asks for the keys of a page, and no event without the fields gets a key.
+    const statements = [];
+    await tx(async (t) => store.load({ query: (text, values) => { statements.push(text); return t.query(text, values); } }, stream));
+    assert.equal(statements.filter((text) => text.includes('get_subject_key')).length, 1);
+    const bare = fresh('customer');
+    const without = new EventStore({ encryption: new FieldEncryption({ provider, fields: FIELDS, keyPer: 'subject' }) });
+    await tx((t) => without.append(t, bare, [{ type: 'customer.named', data: { since: 1 } }], 0));
+    assert.deepEqual(await new Outbox(pool).subjectKeys({ subject: bare }), []);
+    for (const subject of [() => undefined, () => '']) {
+        const nobody = new EventStore({ encryption: new FieldEncryption({ provider, fields: FIELDS, keyPer: 'subject', subject }) });
+        await assert.rejects(tx((t) => nobody.append(t, stream, [NAMED], ANY)), { name: 'EncryptionError', message: /has no subject/ });
+    }
+    for (const name of ['encrypted_fields', 'wrapped_key', 'master_key', 'key_id']) {
+        await assert.rejects(tx((t) => store.append(t, stream, [{ ...NAMED, metadata: { [name]: 'x' } }], ANY)), { name: 'EncryptionError', code: '22023' });
+    }
     assert.throws(() => new Repository(store, Order, { snapshotEvery: 1 }), { name: 'InvalidError', message: /in plain/ });
+});
+
+test('an event that was erased is redacted, and aggregates survive it', async () => {
+    const seen = [];
+    const upcasters = new Upcasters().add('order.added', 1, (data) => { seen.push(data); return { item: data.item }; });
+    const registry = defineEvents({ 'order.added': z.object({ item: z.string() }), 'order.noted': z.null() });
+    const store = new EventStore({ registry, upcasters });
+    const orders = new Repository(store, Order);
+    const id = `e${(streams += 1)}`;
+    const added = (item) => ({ type: 'order.added', data: { item } });
+    const { messageIds } = await tx((t) => store.append(t, `order-${id}`, [added('a'), added('b'), { type: 'order.noted', data: null }], 0));
+    await new Outbox(pool).erase({ messageId: messageIds[0], reason: 'asked for' });
+    const events = await loaded(store, `order-${id}`);
+    assert.deepEqual(events.map(({ data, redacted, type }) => [data, redacted, type]), [[null, true, 'order.added'], [{ item: 'b' }, false, 'order.added'], [null, false, 'order.noted']]);
+    assert.deepEqual(seen, [], 'the newest version needs no upcaster, and an erased event gets none');
+    class Noting extends Order {
+        gone = [];
+        handlers = { ...this.handlers, 'order.noted': () => {} };
+        redacted({ version }) { this.gone.push(version); }
+    }
+    const order = await tx((t) => new Repository(store, Noting).load(t, id));
+    assert.deepEqual([order.version, order.items, order.gone], [3, ['b'], [1]]);
+    await tx((t) => store.append(t, `order-${id}x`, [added('a')], 0)).then(({ messageIds: [messageId] }) => new Outbox(pool).erase({ messageId, reason: 'asked for' }));
+    assert.equal((await tx((t) => orders.load(t, `${id}x`))).version, 1, 'without a method, nothing happens');
+});
+
+test('an append whose inline hook throws leaves nothing, even if the caller goes on', async () => {
+    const store = new EventStore();
+    const stream = fresh();
+    const undo = store.onAppend(async (t) => { await t.query('select 1 / 0'); });
+    await tx(async (t) => {
+        await assert.rejects(store.append(t, stream, [placed(1)], 0));
+        undo();
+        await store.append(t, stream, [placed(2)], 0);
+    });
+    assert.deepEqual((await loaded(store, stream)).map(({ data }) => data), [{ total: 2 }]);
+});
+
+test('what an aggregate has raised is stored, whatever becomes of the object', async () => {
+    const data = { item: { n: 1 } };
+    const order = new Order('x');
+    order.raise('order.added', data);
+    data.item.n = 2;
+    order.items[0].n = 3;
+    assert.deepEqual(order.changes[0].data, { item: { n: 1 } });
+});
+
+test('data with the name __proto__ does not change the class of an event', async () => {
+    class Moved { twice() { return this.by * 2; } }
+    const registry = new EventRegistry().register('moved', Moved);
+    const moved = await registry.decode('moved', JSON.parse('{"by": 2, "__proto__": {"twice": 1}}'));
+    assert.deepEqual([moved.twice(), Object.hasOwn(moved, '__proto__')], [4, true]);
+});
+
+test('no field is decrypted if one of them cannot be, and a provider that fails is asked again', async () => {
+    const provider = keys();
+    let failure;
+    let told = 0;
+    const flaky = { masterKey: 'm1', wrap: (...a) => provider.wrap(...a), unwrap: async (...a) => { if (failure) throw failure; return provider.unwrap(...a); } };
+    const settings = { provider: flaky, fields: FIELDS, cacheSize: 1 };
+    const seen = [];
+    const onUndecryptable = ({ data }) => { told += 1; seen.push(structuredClone(data)); return { gone: true }; };
+    const store = new EventStore({ encryption: new FieldEncryption({ ...settings, onUndecryptable }) });
+    const stream = fresh('customer');
+    await tx((t) => store.append(t, stream, [NAMED], 0));
+    const [raw] = await tx((t) => store.loadRaw(t, stream));
+    const damaged = { ...raw.data, address: { ...raw.data.address, street: raw.data.name } };
+    for (const error of [Object.assign(new Error('x'), { code: 'ECONNREFUSED' }), new EncryptionError('x', '08P01'), new EncryptionError('x', '28000'), new KeyNotFoundError('x', '42704')]) {
+        failure = error;
+        const expected = error.code === 'ECONNREFUSED' ? { kind: 'retry' } : { message: 'x' };
+        await assert.rejects(loaded(new EventStore({ encryption: new FieldEncryption({ ...settings, onUndecryptable }) }), stream), expected);
+    }
+    assert.equal(told, 0, 'the handler is for events, and not for providers');
+    failure = undefined;
+    const [one] = await tx((t) => store.decode(t, [{ ...raw, data: damaged }]));
+    assert.deepEqual([one.data, one.redacted, told], [{ gone: true }, true, 1]);
+    assert.match(seen[0].name, /^v1\./, 'the first field stays as it is');
 });
 
 test('the key of a transaction that rolls back is not used again', async () => {

@@ -54,6 +54,17 @@ test('MessagePack keeps bytes and dates, and its content type chooses it on load
     await assert.rejects(append(store, stream, { type: 'a', data: () => {} }), SchemaError);
 });
 
+test('a value that JSON would change is not encrypted', async () => {
+    const encryption = new FieldEncryption({ provider: new LocalKeys({ m: Buffer.alloc(32, 5) }), fields: { a: ['x'] } });
+    const store = new EventStore({ serializer: new MessagePack(), encryption });
+    const stream = fresh();
+    for (const x of [new Date(0), new Uint8Array([1]), undefined, 1n, { y: undefined }, Number.NaN]) {
+        await assert.rejects(append(store, stream, { type: 'a', data: { x } }), { name: 'EncryptionError', message: 'a field cannot be encrypted' });
+    }
+    await append(store, stream, { type: 'a', data: { x: { y: [1, null, 'z'] }, at: new Date(0) } });
+    assert.deepEqual((await load(store, stream)).map(({ data }) => data), [{ x: { y: [1, null, 'z'] }, at: new Date(0) }]);
+});
+
 test('a body that is not of its content type is an error that does not show it', async () => {
     const stream = fresh();
     await new Outbox(pool).appendBytes({ stream, types: ['a'], bodies: [Buffer.from([0xc1, 1, 2])], contentType: 'application/vnd.msgpack' });
@@ -109,7 +120,7 @@ async function fakeVault(t) {
 test('Vault wraps the data keys', async (t) => {
     const vault = await fakeVault(t);
     const provider = new VaultTransit({ address: vault.address, token: () => 's.token', masterKey: 'events/1', mount: 'team/transit', namespace: 'ns', timeout: 5 });
-    const store = new EventStore({ encryption: new FieldEncryption({ provider, fields: { a: ['x'] } }) });
+    const store = new EventStore({ encryption: new FieldEncryption({ provider, fields: { a: ['x'] }, keyPer: 'subject' }) });
     const stream = fresh();
     await append(store, stream, { type: 'a', data: { x: 1 } });
     assert.deepEqual((await load(store, stream))[0].data, { x: 1 });
@@ -118,7 +129,9 @@ test('Vault wraps the data keys', async (t) => {
         ['/v1/team/transit/decrypt/events%2F1', 's.token', 'ns'],
     ]);
     assert.match((await new Outbox(pool).subjectKeys({ subject: stream }))[0].wrappedKey.toString(), /^vault:v1:/);
+    for (const name of ['..', '../../sys/seal', 'a?b', '', 7]) await assert.rejects(provider.unwrap(Buffer.from('x'), name), KeyNotFoundError, String(name));
     const answers = [
+        [[200, JSON.stringify({ data: { plaintext: 'A'.repeat(100_000) } })], RetryError],
         [[503, ''], RetryError], [[429, ''], RetryError], [[403, '{"errors":["permission denied"]}'], EncryptionError], [[404, '{"errors":[]}'], KeyNotFoundError],
         [[400, '{"errors":["cipher: message authentication failed"]}'], EncryptionError], [[200, 'x'], EncryptionError], [[200, '{}'], EncryptionError], [[307, ''], RetryError],
         [[200, JSON.stringify({ data: { plaintext: 'AAAA' } })], undefined],
@@ -149,6 +162,7 @@ test('KMS wraps the data keys', async () => {
     const stream = fresh();
     await append(new EventStore({ encryption: encryption() }), stream, { type: 'a', data: { x: 'y' } });
     assert.deepEqual((await load(new EventStore({ encryption: encryption() }), stream))[0].data, { x: 'y' });
+    await assert.rejects(provider.unwrap(Buffer.from('x'), 'no name'), KeyNotFoundError);
     const failures = [['NotFoundException', 400, KeyNotFoundError], ['AccessDeniedException', 400, EncryptionError], ['ThrottlingException', 400, RetryError], ['TimeoutError', undefined, RetryError], ['InvalidCiphertextException', 400, EncryptionError]];
     for (const [name, httpStatusCode, expected] of failures) {
         fails.error = Object.assign(new Error('x'), { name, $metadata: { httpStatusCode } });

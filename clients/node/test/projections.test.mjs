@@ -1,11 +1,12 @@
 // Subscriptions and projections on a real server.
 import assert from 'node:assert/strict';
 import { fork } from 'node:child_process';
+import { createServer } from 'node:http';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import pg from 'pg';
 
-import { ANY, EventStore, FieldEncryption, LocalKeys, ProjectionEngine, ProjectionError, subscribeAll, subscribeCategory, subscribeStream, transaction } from '../dist/events.mjs';
+import { ANY, currentContext, EventRegistry, EventStore, FieldEncryption, LocalKeys, ProjectionEngine, ProjectionError, subscribeAll, subscribeCategory, subscribeStream, transaction, unchecked, Upcasters, withContext } from '../dist/events.mjs';
 import { InvalidError, Outbox } from '../dist/index.mjs';
 import { settled } from '../dist/testing.mjs';
 import { startServer, waitFor } from './server.mjs';
@@ -201,6 +202,113 @@ test('a rebuild empties the tables and applies everything again, with progress',
     await assert.rejects(engine.rebuild('q'), ProjectionError);
 });
 
+test('a rebuild that cannot go on ends with an error', async (t) => {
+    const { pool, store, append } = await setUp(t);
+    await pool.query(TABLE);
+    let broken = false;
+    const projection = noting('p');
+    const { handle } = projection;
+    projection.handle = async (tx, events) => {
+        if (broken && numbers(events).includes(5)) throw new Error('five');
+        await handle(tx, events);
+    };
+    const engine = new ProjectionEngine(pool, store, { ...QUICK, batchSize: 2 }).register(projection);
+    for (let i = 0; i < 10; i += 1) await append('a-1', i);
+    await settled(pool);
+    await engine.catchUp('p');
+    broken = true;
+    await assert.rejects(engine.rebuild('p'), /five/);
+    engine.start('p');
+    await assert.rejects(engine.rebuild('p'), { name: 'ProjectionError', message: /cannot be applied/, detail: 'Error: five' });
+    broken = false;
+    await engine.rebuild('p');
+    assert.equal((await noted(pool, 'p')).length, 10);
+    let release;
+    projection.handle = () => new Promise((resolve) => (release = resolve));
+    const stopped = assert.rejects(engine.rebuild('p'), { name: 'ProjectionError', message: /was stopped/ });
+    await waitFor('it is applied', () => release);
+    const end = engine.stop('p');
+    release();
+    await Promise.all([stopped, end]);
+    release = undefined;
+    const given = new AbortController();
+    const aborted = assert.rejects(engine.rebuild('p', { signal: given.signal }), /enough/);
+    await waitFor('it is applied', () => release);
+    given.abort(new Error('enough'));
+    release();
+    await aborted;
+    assert.equal((await pool.query("select from outbox.audit where action = 'cursor_reset'")).rowCount, 5);
+});
+
+test('a projection that is started while it stops begins again', async (t) => {
+    const { pool, store, append } = await setUp(t);
+    await pool.query(TABLE);
+    const engine = new ProjectionEngine(pool, store, QUICK).register(noting('p'));
+    engine.start();
+    await append('a-1', 1);
+    await waitFor('it is applied', async () => (await noted(pool, 'p')).length === 1);
+    const stopped = engine.stop();
+    engine.start();
+    await stopped;
+    await append('a-1', 2);
+    await waitFor('it goes on', async () => (await noted(pool, 'p')).length === 2);
+    const paused = engine.pause('p');
+    engine.resume('p');
+    await paused;
+    await append('a-1', 3);
+    await waitFor('it goes on again', async () => (await noted(pool, 'p')).length === 3);
+    assert.equal((await engine.status('p')).state, 'running');
+    await engine.stop();
+    assert.deepEqual(engine.health, []);
+});
+
+test('a live projection passes over what cannot be decoded, and goes on after a broken connection', async (t) => {
+    const { pool, append, outbox } = await setUp(t);
+    const { SchemaError } = await import('../dist/events.mjs');
+    const strict = new EventStore({ registry: new EventRegistry().register('n.odd', unchecked()), upcasters: new Upcasters().add('n.even', 1, () => { throw new SchemaError('not even', '22023'); }) });
+    await append('a-1', 1);
+    await settled(pool);
+    const seen = [];
+    const errors = [];
+    const engine = new ProjectionEngine(pool, strict, { ...QUICK, onError: (error) => { errors.push(error); throw new Error('of the listener'); } })
+        .register({ name: 'live', kind: 'live', handle: async (_, events) => void seen.push(...numbers(events)) });
+    engine.start();
+    await waitFor('it is connected', () => engine.health[0].ok);
+    await append('a-1', 2, 3);
+    await waitFor('the event after it', () => seen.includes(3));
+    assert.deepEqual([seen, errors.map(({ message }) => message)], [[3], ['not even']]);
+    for (let i = 0; i < 3; i += 1) {
+        await pool.query('select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and datname = current_database() and backend_type = $1', ['client backend']);
+    }
+    await append('a-1', 5).catch(() => append('a-1', 5));
+    await waitFor('it goes on', () => seen.includes(5));
+    assert.equal((await engine.status('live')).state, 'running');
+    assert.ok(await outbox.head() > 0);
+    await engine.stop();
+});
+
+test('a projection has nothing of the context in which it was started, and its errors no text of the server', async (t) => {
+    const { pool, store, append, outbox } = await setUp(t);
+    const contexts = [];
+    const lines = [];
+    const logger = { error: (...all) => lines.push(...all), warn: (...all) => lines.push(...all), info: () => {} };
+    const engine = new ProjectionEngine(pool, store, { ...QUICK, logger }).register({
+        name: 'p',
+        handle: async (tx) => {
+            contexts.push(currentContext());
+            await tx.query("select 'geheim'::int");
+        },
+    });
+    await withContext({ tenant: 'acme', userId: 'u1' }, () => engine.start());
+    await append('a-1', 1);
+    await waitFor('it is faulted', async () => (await engine.status('p')).state === 'faulted');
+    assert.deepEqual(contexts[0], {});
+    const { lastError } = await outbox.cursorGet({ consumer: 'projection p' });
+    assert.equal(lastError, 'InvalidError: invalid_parameter (22P02)');
+    assert.doesNotMatch(lines.map(String).join() + JSON.stringify(await outbox.health()), /geheim/);
+    await engine.stop();
+});
+
 test('two processes share a projection and a rebuild, and one that is killed leaves nothing half done', async (t) => {
     const { dsn, pool, store, append } = await setUp(t);
     await pool.query(TABLE);
@@ -220,6 +328,46 @@ test('two processes share a projection and a rebuild, and one that is killed lea
     assert.equal(await left, 0);
 });
 
+/** Asserts that the health port of an application tells what runs alongside, with its own projections and hooks. */
+async function shownByHealth(pool, store, append) {
+    const { defineTopics, unchecked } = await import('../dist/index.mjs');
+    let broken = true;
+    const told = [];
+    const engine = new ProjectionEngine(pool, store, QUICK).register({ name: 'shown', handle: async () => { if (broken) throw new Error('broken'); } });
+    const stop = new AbortController();
+    const free = await new Promise((resolve) => { const one = createServer().listen(0, () => { const { port } = one.address(); one.close(() => resolve(port)); }); });
+    const app = defineTopics({ 'x.y': unchecked() }).worker('beside', { 'x.y': () => {} }, {
+        client: pool, logger: false, alongside: [engine], projections: [{ consumer: 'own', pollInterval: 0.05, apply: async () => {} }],
+        onStartup: () => told.push('up'), onShutdown: () => told.push('down'), pollInterval: 0.05,
+    });
+    const running = app.run({ signal: stop.signal, health: `127.0.0.1:${free}` });
+    const health = async () => {
+        const answer = await fetch(`http://127.0.0.1:${free}/health`).catch(() => undefined);
+        return answer && [answer.status, (await answer.json()).state];
+    };
+    await append('a-1', 3);
+    await waitFor('it is failing', async () => (await health())?.[1] === 'failing');
+    assert.equal((await health())[0], 503);
+    assert.match(await (await fetch(`http://127.0.0.1:${free}/metrics`)).text(), /outbox_projection_failing\{consumer="projection shown"\} 1/);
+    broken = false;
+    await waitFor('it is well', async () => (await health())?.[0] === 200);
+    assert.deepEqual(app.health.projections.map(({ consumer, ok }) => [consumer, ok]), [['own', true], ['projection shown', true]]);
+    stop.abort();
+    await running;
+    assert.deepEqual(told, ['up', 'down']);
+    let fail;
+    const part = { run: () => new Promise((_, reject) => (fail = reject)) };
+    let release;
+    const other = defineTopics({ 'x.y': unchecked() }).worker('beside', { 'x.y': () => {} }, { client: pool, logger: false, alongside: [part], pollInterval: 0.05, onShutdown: () => new Promise((resolve) => (release = resolve)) });
+    const ended = assert.rejects(other.run(), /beside/);
+    await waitFor('it is well', () => other.health.ok);
+    fail(new Error('beside'));
+    await waitFor('it ends', () => release);
+    assert.equal(other.health.ok, false);
+    release();
+    await ended;
+}
+
 test('an application runs projections alongside its worker', async (t) => {
     const { pool, store, append } = await setUp(t);
     const { defineTopics, unchecked } = await import('../dist/index.mjs');
@@ -234,6 +382,7 @@ test('an application runs projections alongside its worker', async (t) => {
     stop.abort();
     await running;
     assert.equal((await engine.status('beside')).state, 'stopped');
+    await shownByHealth(pool, store, append);
     const failing = { run: async () => { throw new Error('beside'); } };
     await assert.rejects(defineTopics({ 'x.y': unchecked() }).worker('beside', { 'x.y': () => {} }, { client: pool, logger: false, alongside: [failing] }).run(), /beside/);
 });

@@ -58,7 +58,7 @@ export interface Projection<Tx = any> extends Omit<ReaderOptions, 'untilEnd' | '
     apply: (tx: Tx, messages: FeedMessage[]) => Promise<void>;
 }
 
-/** The state of an application: of its worker, and of its projections. */
+/** The state of an application: of its worker, and of its projections and those that run alongside. */
 export interface AppHealth extends WorkerHealth {
     projections: ReaderHealth[];
 }
@@ -94,6 +94,8 @@ export interface AppOptions extends Omit<WorkerOptions, 'untilEmpty' | 'onError'
 export interface Alongside {
     /** Runs until the signal aborts. Rejects with errors that trying again does not solve, and the application then ends. */
     run(options: { signal: AbortSignal }): Promise<unknown>;
+    /** How its parts fare. The health port tells it with the projections of the application. */
+    readonly health?: readonly ReaderHealth[];
 }
 
 /** Settings of a run, beside those of the application. */
@@ -143,6 +145,8 @@ export class WorkerApp {
     readonly #stopping = new AbortController();
     #worker: Worker | undefined;
     #ran = false;
+    /** A part that runs alongside has ended with an error. */
+    #broken = false;
 
     constructor(subscription: string, handlers: Record<string, AppHandler<any>>, schemas: Record<string, Schema<any, any>>, options: AppOptions) {
         this.subscription = subscription;
@@ -169,8 +173,12 @@ export class WorkerApp {
 
     /** The state of the worker and of the projections. */
     get health(): AppHealth {
-        const projections = this.#readers.map((reader) => reader.health);
-        if (this.#worker) return { ...this.#worker.health, projections };
+        const beside = (this.#options.alongside ?? []).flatMap((one) => one.health ?? []);
+        const projections = [...this.#readers.map((reader) => reader.health), ...beside];
+        if (this.#worker) {
+            const worker = this.#worker.health;
+            return { ...worker, ok: worker.ok && !this.#broken, projections };
+        }
         const summary = { claimed: 0, completed: 0, failed: 0, dead: 0, released: 0, lost: 0 };
         return { subscription: this.subscription, ok: false, lastClaimAt: null, error: null, running: 0, summary, projections };
     }
@@ -295,7 +303,7 @@ export class WorkerApp {
             ends.unshift(() => Promise.all(ticking));
             const beside = alongside.map((one) => one.run({ signal: this.#stopping.signal }).finally(() => this.stop()));
             // Until the worker has ended, nothing waits for their errors.
-            for (const one of beside) one.catch(() => {});
+            for (const one of beside) one.catch(() => (this.#broken = true));
             ends.unshift(() => Promise.all(beside));
             summary = await worker.run();
         } catch (error) {

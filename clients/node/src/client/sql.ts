@@ -119,11 +119,21 @@ function back(value: unknown, type: string): unknown {
 const selected = ([name, type]: readonly [string, string]): string =>
     type === 'interval' ? `extract(epoch from r."${name}")::float8 as "${name}"` : `r."${name}"`;
 
-/** Converts a row from its JSON: names become camelCase, times Date, intervals seconds, and bytes Buffer. */
+/** The columns of a function that returns events with their content. */
+const isEvent = (columns: Signature['columns']): boolean => ['data', 'body', 'message_id'].every((name) => columns.some((one) => one[0] === name));
+
+/** Tells the null of SQL, which an event has that was erased, from the null of JSON. In the JSON of a row they are the same. */
+const ERASED = 'r."message_id" is not null and r."data" is null and r."body" is null as "erased"';
+
+/**
+ * Converts a row from its JSON: names become camelCase, times Date, intervals seconds, and bytes Buffer. The data of an event that
+ * was erased is undefined.
+ */
 function row(text: string, columns: Signature['columns']): Record<string, unknown> {
     const parsed = JSON.parse(text) as Record<string, unknown>;
     const result: Record<string, unknown> = {};
     for (const [name, type] of columns) result[camel(name)] = back(parsed[name], type);
+    if (parsed.erased === true && isEvent(columns)) result.data = undefined;
     return result;
 }
 
@@ -178,11 +188,10 @@ export function callStatement(name: FunctionName, args: object = {}): Statement 
                         : `select to_json(r)::text as r from ${call} r`,
                 values,
             };
-        default:
-            return {
-                text: `select row_to_json(s)::text as r from (select ${signature.columns.map(selected).join(', ')} from ${call} r) s`,
-                values,
-            };
+        default: {
+            const columns = [...signature.columns.map(selected), ...(isEvent(signature.columns) ? [ERASED] : [])];
+            return { text: `select row_to_json(s)::text as r from (select ${columns.join(', ')} from ${call} r) s`, values };
+        }
     }
 }
 

@@ -5,12 +5,23 @@
 
 import { invalid } from '../client/errors.js';
 import type { AnyEvent } from './registry.js';
-import type { EventExtras, RecordedEvent } from './store.js';
+import { isGone, type EventExtras, type RecordedEvent } from './store.js';
 
 /** A handler for each event type: it changes the state of the aggregate, and does nothing else. */
 export type EventHandlers<E extends AnyEvent> = {
     [Type in E['type']]: (data: Extract<E, { type: Type }>['data'], event?: RecordedEvent<Extract<E, { type: Type }>>) => void;
 };
+
+/** Returns a copy of data. An object of a class is kept, because a copy would have lost its class. */
+function copied(data: unknown): unknown {
+    if (typeof data !== 'object' || data === null) return data;
+    if (![Object.prototype, Array.prototype, null].includes(Object.getPrototypeOf(data))) return data;
+    try {
+        return structuredClone(data);
+    } catch (cause) {
+        throw invalid('the data of an event cannot be copied', { detail: cause instanceof Error ? cause.name : undefined });
+    }
+}
 
 /**
  * The base class of aggregates. `E` is the union of its events.
@@ -52,8 +63,9 @@ export abstract class Aggregate<E extends AnyEvent = AnyEvent> {
 
     /** Applies an event, and keeps it until the aggregate is saved. */
     protected raise<Type extends E['type']>(type: Type, data: Extract<E, { type: Type }>['data'], extras: EventExtras = {}): void {
-        const event = { type, data, ...extras } as unknown as E & EventExtras;
-        this.#apply(event);
+        // The copy is stored, so the caller and the handler may change the object afterwards.
+        const event = { type, data: copied(data), ...extras } as unknown as E & EventExtras;
+        this.#apply({ ...event, data });
         this.#changes.push(event);
     }
 
@@ -67,6 +79,9 @@ export abstract class Aggregate<E extends AnyEvent = AnyEvent> {
         handlers[event.type]!(event.data, event);
     }
 
+    /** Is called in place of the handler of an event that was erased on the server: its data is null. The default does nothing. */
+    protected redacted(_event: RecordedEvent<E>): void {}
+
     /** Applies events that are stored. The repository does this. */
     replay(events: readonly RecordedEvent<any>[]): void {
         for (const event of events) {
@@ -75,7 +90,8 @@ export abstract class Aggregate<E extends AnyEvent = AnyEvent> {
                     hint: 'The first events of the stream were truncated, and there is no snapshot in their place.',
                 });
             }
-            this.#apply(event);
+            if (isGone(event)) this.redacted(event as RecordedEvent<E>);
+            else this.#apply(event);
             this.#version = event.version;
         }
     }

@@ -9,6 +9,7 @@
  */
 
 import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
+import { isDeepStrictEqual } from 'node:util';
 
 import { EncryptionError } from './errors.js';
 
@@ -121,17 +122,34 @@ function find(data: unknown, path: string): { of: Record<string, unknown>; name:
     return has(of, name) ? { of, name } : undefined;
 }
 
+/** Returns those of the paths that lead to a field of the data. */
+export const presentFields = (data: unknown, paths: readonly string[]): string[] => paths.filter((path) => find(data, path) !== undefined);
+
+/** Returns the JSON of a field. A value that would come back as another one, like bytes, a date or undefined, is refused. */
+function plaintext(value: unknown, path: string): Buffer {
+    try {
+        const text = JSON.stringify(value);
+        if (isDeepStrictEqual(JSON.parse(text), value)) return Buffer.from(text);
+    } catch {
+        // It is refused below, without the error, which may quote the value.
+    }
+    throw new EncryptionError('a field cannot be encrypted', '22023', {
+        detail: `Field: ${shown(path)}.`,
+        hint: 'An encrypted field is JSON: write a date as text, and bytes as base64.',
+    });
+}
+
 /** Encrypts those of the fields that are there, in place, and returns their paths. */
 export function encryptFields(key: Uint8Array, data: unknown, { stream, type }: Place, paths: readonly string[], nonces: Nonces = random): string[] {
     checkPaths(paths);
-    return paths.filter((path) => {
-        const field = find(data, path);
-        if (field === undefined) return false;
-        const plain = Buffer.from(JSON.stringify(field.of[field.name]));
-        const sealed = seal(key, plain, [FIELD, stream, type, path], nonces());
+    const present = presentFields(data, paths);
+    const texts = present.map((path) => plaintext(find(data, path)!.of[find(data, path)!.name], path));
+    for (const [i, path] of present.entries()) {
+        const field = find(data, path)!;
+        const sealed = seal(key, texts[i]!, [FIELD, stream, type, path], nonces());
         field.of[field.name] = PREFIX + sealed.toString('base64').replace(/=+$/, '');
-        return true;
-    });
+    }
+    return present;
 }
 
 function decrypted(key: Uint8Array, value: unknown, boundTo: string[]): { value: unknown } | undefined {
@@ -149,9 +167,10 @@ function decrypted(key: Uint8Array, value: unknown, boundTo: string[]): { value:
     }
 }
 
-/** Decrypts the fields in place. A field that is no longer there is passed over. */
+/** Decrypts the fields in place: all, or none if one cannot be decrypted. A field that is no longer there is passed over. */
 export function decryptFields(key: Uint8Array, data: unknown, { stream, type }: Place, paths: readonly string[]): void {
     checkPaths(paths);
+    const opened: (() => void)[] = [];
     for (const path of paths) {
         const field = find(data, path);
         if (field === undefined) continue;
@@ -162,8 +181,9 @@ export function decryptFields(key: Uint8Array, data: unknown, { stream, type }: 
                 hint: 'It was encrypted with another key, for another stream or event type, or it is damaged.',
             });
         }
-        field.of[field.name] = plain.value;
+        opened.push(() => (field.of[field.name] = plain.value));
     }
+    for (const assign of opened) assign();
 }
 
 /** Sets the fields to null, in place. */

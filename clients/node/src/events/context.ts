@@ -14,7 +14,7 @@ export interface EventContext {
     causationId?: string;
     /** Metadata: `user_id`. */
     userId?: string;
-    /** The tenant of the events; it is also in the metadata, as `tenant`. */
+    /** The tenant of the events. It is their column, and is not in the metadata. */
     tenant?: string;
     /** Further entries of the metadata. */
     metadata?: Record<string, unknown>;
@@ -39,6 +39,11 @@ export function withContext<T>(context: EventContext, body: () => T): T {
     return storage.run({ ...around, ...given, ...(Object.keys(metadata).length > 0 ? { metadata } : {}) }, body);
 }
 
+/** Runs `body` without a context. Loops run so, because they outlive the call that starts them. */
+export function withoutContext<T>(body: () => T): T {
+    return storage.run({}, body);
+}
+
 /** Returns the time of the context's clock. */
 export const now = (): Date => currentContext().now?.() ?? new Date();
 
@@ -58,12 +63,11 @@ export function causedBy(event: { eventId: string | null; webhookId: string; ten
 }
 
 /** Returns the metadata that an append takes from the current context. */
-export function metadataOf({ correlationId, causationId, userId, tenant, metadata }: EventContext): Record<string, unknown> {
+export function metadataOf({ correlationId, causationId, userId, metadata }: EventContext): Record<string, unknown> {
     return {
         ...metadata,
         ...(correlationId === undefined ? {} : { correlation_id: correlationId }),
         ...(causationId === undefined ? {} : { causation_id: causationId }),
         ...(userId === undefined ? {} : { user_id: userId }),
-        ...(tenant === undefined ? {} : { tenant }),
     };
 }

@@ -5,19 +5,19 @@
  * Metadata of an encrypted event: `encrypted_fields` (the paths), and `key_id` (key of a subject, which the server stores), or
  * `wrapped_key` (base64) and `master_key` (key of the event).
  *
- * The row of a subject's key is read with every page of events, so that a revoked key has an effect at once; only the unwrapping
- * is cached.
+ * The rows of the subjects' keys are read with every page of events, in one statement, so that a revoked key has an effect at once;
+ * only the unwrapping is cached.
  */
 
 import { randomBytes, randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 
-import type { Executor } from '../client/driver.js';
-import { OutboxError } from '../client/errors.js';
-import type { SubjectKeyRow } from '../client/functions.js';
+import { run, type Executor } from '../client/driver.js';
+import { OutboxError, typed } from '../client/errors.js';
 import { Outbox } from '../client/outbox.js';
+import { argument } from '../client/sql.js';
 import { positive } from '../work/time.js';
-import { checkKey, checkPaths, decryptFields, emptyFields, encryptFields, KEY_LENGTH, unwrapKey, wrapKey } from './cipher.js';
+import { checkKey, checkPaths, decryptFields, emptyFields, encryptFields, KEY_LENGTH, presentFields, unwrapKey, wrapKey } from './cipher.js';
 import { EncryptionError, KeyNotFoundError, KeyRevokedError } from './errors.js';
 
 /** Wraps and unwraps data keys of 32 bytes with master keys that it has by name. */
@@ -100,7 +100,10 @@ export interface Plain {
     tenant: string | null;
 }
 
-/** Gets an event that cannot be decrypted, and returns its data, or throws. `data` has the encrypted fields as they are stored. */
+/**
+ * Gets an event whose key is revoked or which is damaged, and returns its data, or throws. `data` has the encrypted fields as they are
+ * stored. A key that is not known, or a provider that does not answer or refuses, is always an error.
+ */
 export type OnUndecryptable = (event: Plain, error: EncryptionError) => unknown;
 
 /** Settings of {@link FieldEncryption}. */
@@ -108,9 +111,9 @@ export interface EncryptionOptions {
     provider: KeyProvider;
     /** The paths of the fields by event type: `{ 'customer.named': ['name', 'address.street'] }`. */
     fields: Record<string, readonly string[]>;
-    /** One data key per event, which is stored in it, or one per subject, which can be revoked. The default is `subject`. */
+    /** One data key per event, which is stored in it, or one per subject, which can be revoked. The default is `event`. */
     keyPer?: 'event' | 'subject';
-    /** The subject of an event. The default is its stream. */
+    /** The subject of an event, with `keyPer: 'subject'`. The default is its stream. */
     subject?: (event: Plain) => string;
     /** The name of the master key, or a function of the tenant. The default is that of the provider. */
     masterKey?: string | ((tenant: string | null) => string);
@@ -162,6 +165,13 @@ export class FieldEncryption {
         return key;
     }
 
+    /** Throws if the metadata of the caller has an entry of the encryption, for an event of a type that is encrypted. */
+    checkMetadata(type: string, metadata: Record<string, unknown>): void {
+        if (!this.#fields.get(type)?.length) return;
+        const taken = ENTRIES.find((name) => Object.hasOwn(metadata, name));
+        if (taken !== undefined) throw new EncryptionError(`metadata "${taken}" of an event of type "${type}" is that of its encryption`, '22023');
+    }
+
     /** Forgets all keys that are in memory. */
     forget(): void {
         this.#cache.clear();
@@ -171,25 +181,32 @@ export class FieldEncryption {
     async seal(tx: Executor, events: Plain[]): Promise<void> {
         const subjects = new Map<string, { id: string; key: Uint8Array }>();
         for (const event of events) {
-            const paths = this.#fields.get(event.type);
-            if (paths === undefined || paths.length === 0) continue;
-            const found: Record<string, unknown> = {};
+            const paths = presentFields(event.data, this.#fields.get(event.type) ?? []);
+            if (paths.length === 0) continue;
             let key: Uint8Array;
-            if (this.#options.keyPer === 'event') {
-                key = randomBytes(KEY_LENGTH);
-                const master = this.#master(event.tenant);
-                found.wrapped_key = Buffer.from(await this.#options.provider.wrap(key, master)).toString('base64');
-                found.master_key = master;
-            } else {
-                const subject = this.#options.subject?.(event) ?? event.stream;
+            let entries: Record<string, unknown>;
+            if (this.#options.keyPer === 'subject') {
+                const subject = this.#subject(event);
                 let known = subjects.get(subject);
                 if (known === undefined) subjects.set(subject, (known = await this.#keyOf(tx, subject, event.tenant)));
                 key = known.key;
-                found.key_id = known.id;
+                entries = { key_id: known.id };
+            } else {
+                key = randomBytes(KEY_LENGTH);
+                const master = this.#master(event.tenant);
+                entries = { wrapped_key: Buffer.from(await this.#options.provider.wrap(key, master)).toString('base64'), master_key: master };
             }
             const encrypted = encryptFields(key, event.data, event, paths);
-            if (encrypted.length > 0) Object.assign(event.metadata, { encrypted_fields: encrypted, ...found });
+            Object.assign(event.metadata, { encrypted_fields: encrypted, ...entries });
         }
+    }
+
+    #subject(event: Plain): string {
+        const { subject } = this.#options;
+        if (subject === undefined) return event.stream;
+        const name: unknown = subject(event);
+        if (typeof name === 'string' && name !== '') return name;
+        throw new EncryptionError(`an event of type "${event.type}" has no subject`, '22023', { hint: 'subject() returns a text that is not empty.' });
     }
 
     /** Returns the newest key of a subject that is not revoked. If there is none, it makes one in this transaction. */
@@ -207,15 +224,15 @@ export class FieldEncryption {
 
     /** Decrypts the fields of events in place, and returns those of them whose key is revoked or that a handler has replaced. */
     async open(client: Executor, events: Plain[]): Promise<Set<Plain>> {
-        const rows = new Map<string, SubjectKeyRow | undefined>();
+        const locked = events.filter(({ metadata }) => isEncrypted(metadata));
+        const rows = await keysOf(client, [...new Set(locked.map(({ metadata }) => keyId(metadata)).filter((id) => id !== undefined))]);
         const redacted = new Set<Plain>();
-        for (const event of events) {
-            if (!isEncrypted(event.metadata)) continue;
+        for (const event of locked) {
             const paths = checkedPaths(event);
             try {
-                decryptFields(await this.#key(client, event.metadata, rows), event.data, event, paths);
+                decryptFields(await this.#key(event.metadata, rows), event.data, event, paths);
             } catch (error) {
-                if (!(error instanceof EncryptionError)) throw error;
+                if (!isUndecryptable(error)) throw typed(error);
                 if (this.#options.onUndecryptable) event.data = await this.#options.onUndecryptable(event, error);
                 else if (error instanceof KeyRevokedError) emptyFields(event.data, paths);
                 else throw error;
@@ -225,16 +242,26 @@ export class FieldEncryption {
         return redacted;
     }
 
-    async #key(client: Executor, metadata: Record<string, unknown>, rows: Map<string, SubjectKeyRow | undefined>): Promise<Uint8Array> {
-        const { key_id: id, wrapped_key: wrapped, master_key: master } = metadata;
+    async #key(metadata: Record<string, unknown>, rows: Map<string, KeyRow>): Promise<Uint8Array> {
+        const { wrapped_key: wrapped, master_key: master } = metadata;
         if (typeof wrapped === 'string' && typeof master === 'string') return this.#unwrapped(Buffer.from(wrapped, 'base64'), master);
-        if (typeof id !== 'string') throw new EncryptionError('the metadata of an encrypted event names no key', '22023');
-        if (!rows.has(id)) rows.set(id, await subjectKey(client, id));
-        const row = rows.get(id);
-        if (row === undefined) throw new KeyNotFoundError(`there is no key "${id.slice(0, 64)}"`, 'OB001');
-        if (row.wrappedKey === null) throw new KeyRevokedError(`the key "${id.slice(0, 64)}" is revoked`, 'OB004');
-        return this.#unwrapped(row.wrappedKey, row.masterKey);
+        const id = keyId(metadata);
+        if (id === undefined) throw new EncryptionError('the metadata of an encrypted event names no key', '22023');
+        const { wrappedKey, masterKey } = rows.get(id)!;
+        if (wrappedKey === null) throw new KeyRevokedError(`the key "${id.slice(0, 64)}" is revoked`, 'OB004');
+        return this.#unwrapped(wrappedKey, masterKey);
     }
+}
+
+/** Returns the id of the subject's key of an encrypted event. Undefined: it has a key of its own, or none. */
+function keyId({ wrapped_key: wrapped, key_id: id }: Record<string, unknown>): string | undefined {
+    return typeof id === 'string' && typeof wrapped !== 'string' ? id : undefined;
+}
+
+/** Whether an event stays undecryptable. An unknown key is a mistake, and what a provider refuses now it may answer later. */
+function isUndecryptable(error: unknown): error is EncryptionError {
+    if (error instanceof KeyRevokedError) return true;
+    return error instanceof EncryptionError && !(error instanceof KeyNotFoundError) && error.code === '22023';
 }
 
 /** Returns the paths that the metadata of an event names. They come from outside, so they are checked. */
@@ -244,12 +271,30 @@ function checkedPaths({ metadata, type }: Plain): string[] {
     throw new EncryptionError(`the metadata of an event of type "${type}" names no encrypted fields`, '22023');
 }
 
-/** Returns the row of a key, or undefined if there is none. The server has then aborted the transaction of the caller. */
-async function subjectKey(client: Executor, keyId: string): Promise<SubjectKeyRow | undefined> {
+interface KeyRow {
+    /** Null: the key is revoked. */
+    wrappedKey: Uint8Array | null;
+    masterKey: string;
+}
+
+const KEYS = `select row_to_json(s)::text as r
+from (select r.key_id, r.wrapped_key, r.master_key from unnest($1::text::text[]) k(id), lateral outbox.get_subject_key(k.id) r) s`;
+
+/** Returns the rows of keys. If one of them is not known, the server aborts the transaction of the caller. */
+async function keysOf(client: Executor, ids: readonly string[]): Promise<Map<string, KeyRow>> {
+    if (ids.length === 0) return new Map();
     try {
-        return await new Outbox(client).getSubjectKey({ keyId });
+        const rows = await run(client, { text: KEYS, values: [argument(ids, 'text[]', 'the ids of keys').value] });
+        return new Map(
+            rows.map(({ r }): [string, KeyRow] => {
+                const { key_id: id, wrapped_key: wrapped, master_key: masterKey } = JSON.parse(r!);
+                return [id, { wrappedKey: wrapped === null ? null : Buffer.from(wrapped.slice(2), 'hex'), masterKey }];
+            }),
+        );
     } catch (error) {
-        if (error instanceof OutboxError && error.code === 'OB001') return undefined;
+        if (!(error instanceof OutboxError)) throw error;
+        if (error.code === 'OB001') throw new KeyNotFoundError(error.message, 'OB001');
+        if (error.kind === 'invalid') throw new EncryptionError('the metadata of an encrypted event names no key', '22023');
         throw error;
     }
 }

@@ -1,6 +1,6 @@
 /** The errors of the toolkit for event sourcing, beneath those of the client. */
 
-import { ConflictError, InvalidError, OutboxError, type ErrorFields } from '../client/errors.js';
+import { ConflictError, InvalidError, OutboxError, typed, type ErrorFields } from '../client/errors.js';
 
 /** The stream is not at the version that was expected (OB013). Load it again, decide again, and append again. */
 export class ConcurrencyError extends ConflictError {
@@ -65,10 +65,10 @@ export class TenantRequiredError extends CommandError {
 /** The command was processed before, and its result was an error, which is stored. */
 export class StoredCommandError extends CommandError {
     override name = 'StoredCommandError';
-    /** Name, message and code of the error of that time. */
-    readonly stored: { name?: string; message?: string; code?: string };
+    /** The class and the message of the error of that time. */
+    readonly stored: { type?: string; message?: string };
 
-    constructor(message: string, stored: { name?: string; message?: string; code?: string }) {
+    constructor(message: string, stored: { type?: string; message?: string }) {
         super(message, 'OB002');
         this.stored = stored;
     }
@@ -100,6 +100,24 @@ export class ProjectionError extends OutboxError {
 export class SagaError extends OutboxError {
     override name = 'SagaError';
 }
+
+/**
+ * Describes an error for cursors, sagas and logs. The texts of the server, of drivers and of libraries may quote data, so only their
+ * class and their code are told.
+ */
+export function told(error: unknown): string {
+    const known = typed(error);
+    if (known instanceof OutboxError) return isOwn(known) ? `${known.name}: ${known.message}` : `${known.name}: ${known.codeName} (${known.code})`;
+    if (!(error instanceof Error)) return `a value of type ${typeof error} was thrown`;
+    // Libraries of schemas put what they have received into their messages.
+    return 'issues' in error ? error.name : `${error.name}: ${error.message}`;
+}
+
+/** Whether the message of an error is of this package. An error of the server or of a driver is the cause of another one. */
+export const isOwn = (error: OutboxError): boolean => error.cause === undefined || OWN.some((one) => error instanceof one);
+
+/** The errors whose messages are of this package, and contain no data. */
+const OWN = [ConcurrencyError, StreamClosedError, SchemaError, EncryptionError, CommandError, ProjectionError, SagaError];
 
 /** Returns the error of an append as a {@link ConcurrencyError} or a {@link StreamClosedError}, if it is one. */
 export function ofStream(error: unknown, call: { stream: string; expected: number }): unknown {

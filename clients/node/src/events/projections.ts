@@ -2,8 +2,8 @@
  * Projections: read models that follow events.
  *
  * `inline` runs in the transaction that appends, and its errors refuse the append. `async` runs behind it: the effect and the cursor
- * move in one transaction, so each event is applied once, however many processes run. `live` has no cursor, sees only new events, and
- * goes on after an event that fails.
+ * move in one transaction, so each event is applied once, however many processes run. `live` has no cursor, sees only new events,
+ * goes on after an event that fails, and only `stop` ends it.
  *
  * An event at which an asynchronous projection fails is never passed over. The error is stored with the cursor, where `health()` of
  * the server shows it, and the event is tried again after a growing wait.
@@ -14,13 +14,13 @@ import type { EventRow } from '../client/functions.js';
 import { Outbox } from '../client/outbox.js';
 import { topicMatches } from '../receive/topics.js';
 import { Log, type Logger } from '../work/log.js';
-import { Reader, type Pages } from '../work/reader.js';
+import { Reader, type Pages, type ReaderHealth } from '../work/reader.js';
 import { onShutdown, positive, sleep } from '../work/time.js';
-import { causedBy, withContext } from './context.js';
-import { ProjectionError } from './errors.js';
+import { withoutContext } from './context.js';
+import { ProjectionError, told } from './errors.js';
+import { followLive } from './live.js';
 import type { AnyEvent } from './registry.js';
 import type { EventStore, RecordedEvent } from './store.js';
-import { subscribeAll } from './subscriptions.js';
 
 /** A read model. `Tx` is the transaction of the driver. */
 export interface Projection<E extends AnyEvent = any, Tx = any> {
@@ -86,6 +86,8 @@ interface Entry {
     calls: number;
     seconds: number;
     error: string | null;
+    /** How its loop fares. Undefined: there is none. */
+    health: (() => ReaderHealth) | undefined;
     ending: AbortController;
     loop: Promise<void> | undefined;
     undo: () => void;
@@ -129,7 +131,7 @@ export class ProjectionEngine<C extends Executor = Executor, Out extends AnyEven
         if (!projection.name || this.#entries.has(projection.name)) throw new ProjectionError(`the name of projection "${projection.name}" is empty or taken`, '42710');
         const inline = kindOf(projection) === 'inline';
         const entry: Entry = {
-            projection, state: 'stopped', processed: 0, calls: 0, seconds: 0, error: null, ending: new AbortController(), loop: undefined, undo: () => {},
+            projection, state: 'stopped', processed: 0, calls: 0, seconds: 0, error: null, health: undefined, ending: new AbortController(), loop: undefined, undo: () => {},
         };
         if (inline) {
             entry.state = 'running';
@@ -156,23 +158,43 @@ export class ProjectionEngine<C extends Executor = Executor, Out extends AnyEven
         throw new ProjectionError(`there is no projection "${name}"`, '42704', { hint: `There are ${this.names.join(', ') || 'none'}.` });
     }
 
-    /** Starts a projection, or all. */
+    /** Starts a projection, or all. One that is about to stop begins again when it has stopped. */
     start(name?: string): void {
         for (const one of name === undefined ? this.names : [name]) {
             const entry = this.#entry(one);
             entry.state = 'running';
-            if (entry.loop !== undefined || kindOf(entry.projection) === 'inline') continue;
-            entry.ending = new AbortController();
-            const work = kindOf(entry.projection) === 'live' ? this.#live(entry) : this.#apply(entry, entry.ending.signal).then(() => {});
-            entry.loop = work.catch((error: unknown) => this.#end(entry, error)).finally(() => (entry.loop = undefined));
+            if (kindOf(entry.projection) === 'inline' || (entry.loop !== undefined && !entry.ending.signal.aborted)) continue;
+            const { signal } = (entry.ending = new AbortController());
+            // The loop outlives this call, so it has nothing of the context of the call.
+            const work = withoutContext(async () => {
+                await entry.loop;
+                if (!signal.aborted) entry.state = 'running';
+                await (kindOf(entry.projection) === 'live' ? this.#live(entry, signal) : this.#apply(entry, signal));
+            });
+            const loop: Promise<void> = work
+                .catch((error: unknown) => this.#end(entry, error))
+                .finally(() => {
+                    if (entry.loop === loop) entry.loop = undefined;
+                });
+            entry.loop = loop;
         }
     }
 
     #end(entry: Entry, error: unknown): void {
         entry.state = 'failed';
-        entry.error = String(error);
-        this.#log.write('error', 'a projection has ended', { projection: entry.projection.name }, error);
+        entry.error = told(error);
+        this.#log.write('error', 'a projection has ended', { projection: entry.projection.name, error: told(error) });
         this.#failed?.(error);
+    }
+
+    /** How the projections fare that are started here. A worker application tells it on its health port. */
+    get health(): ReaderHealth[] {
+        const started = [...this.#entries.values()].filter(({ projection, state }) => kindOf(projection) !== 'inline' && (state === 'running' || state === 'failed'));
+        return started.map((entry): ReaderHealth => {
+            const none = { consumer: consumerOf(entry.projection), ok: false, connected: false, failingPosition: null, applied: 0 };
+            const health = entry.health?.() ?? none;
+            return entry.state === 'failed' ? { ...health, ok: false } : health;
+        });
     }
 
     /** Stops a projection, or all, after the transaction that it is in. An inline one would miss events, so it works until `unregister`. */
@@ -191,8 +213,9 @@ export class ProjectionEngine<C extends Executor = Executor, Out extends AnyEven
         if (kindOf(entry.projection) === 'inline') {
             throw new ProjectionError(`projection "${name}" is inline and cannot be paused`, '0A000', { hint: 'It would miss events. unregister() ends it.' });
         }
-        await this.stop(name);
+        const stopped = this.stop(name);
         entry.state = 'paused';
+        await stopped;
     }
 
     /** Goes on with a projection that is paused, or has failed. */
@@ -226,7 +249,7 @@ export class ProjectionEngine<C extends Executor = Executor, Out extends AnyEven
     async catchUp(name: string): Promise<number> {
         const entry = this.#entry(name);
         if (kindOf(entry.projection) !== 'async') throw new ProjectionError(`projection "${name}" is not asynchronous`, '0A000');
-        return this.#apply(entry, new AbortController().signal, true);
+        return withoutContext(() => this.#apply(entry, new AbortController().signal, true));
     }
 
     async #apply(entry: Entry, signal: AbortSignal, untilEnd = false): Promise<number> {
@@ -242,38 +265,44 @@ export class ProjectionEngine<C extends Executor = Executor, Out extends AnyEven
                 ...(epoch === null ? {} : { epoch }),
             });
         const onError = (error: unknown) => {
-            entry.error = String(error);
+            entry.error = told(error);
             this.#options.onError?.(error, projection.name);
         };
-        const settings = { consumer: consumerOf(projection), batchSize, pollInterval, backoff, listen, logger: logger ?? (this.#options.onError ? false : undefined), onError, signal, untilEnd };
-        return new Reader<C, EventRow>(this.#client, settings, pages).apply(async (tx, rows) => {
+        const cursor = { consumer: consumerOf(projection), batchSize, pollInterval, backoff, listen };
+        const settings = { ...cursor, logger: logger ?? (this.#options.onError ? false : undefined), onError, describe: told, signal, untilEnd };
+        const reader = new Reader<C, EventRow>(this.#client, settings, pages);
+        if (!untilEnd) entry.health = () => reader.health;
+        return reader.apply(async (tx, rows) => {
             await this.#handle(entry, tx, await this.#store.decode(tx as Executor, rows));
             entry.error = null;
         });
     }
 
-    async #live(entry: Entry): Promise<void> {
-        const { types, categories } = entry.projection;
-        const { signal } = entry.ending;
-        const after = await this.#outbox.head();
-        const options = { after, signal, ...(types ? { types } : {}), ...(categories ? { categories } : {}), pollInterval: this.#options.pollInterval };
-        for await (const event of subscribeAll(this.#client, this.#store, options)) {
-            try {
-                await this.#handle(entry, undefined, [event]);
-            } catch (error) {
-                // It has no position to come back to, so the event is only told.
-                entry.error = String(error);
-                this.#log.write('error', 'a live projection failed', { projection: entry.projection.name, position: event.position }, error);
-                this.#options.onError?.(error, entry.projection.name);
-            }
-        }
+    async #live(entry: Entry, signal: AbortSignal): Promise<void> {
+        const { name, types, categories } = entry.projection;
+        const { pollInterval, backoff, listen } = this.#options;
+        let connected = false;
+        entry.health = () => ({ consumer: consumerOf(entry.projection), ok: connected, connected, failingPosition: null, applied: entry.processed });
+        await followLive(this.#client, this.#store, {
+            types, categories, pollInterval, backoff, listen, signal,
+            handle: (events) => this.#handle(entry, undefined, events),
+            connected: () => (connected = true),
+            failed: (error, position) => {
+                if (position === null) connected = false;
+                entry.error = told(error);
+                this.#log.write('error', 'a live projection failed', { projection: name, position, error: told(error) });
+                try {
+                    this.#options.onError?.(error, name);
+                } catch {
+                    // An error of the listener does not end the projection.
+                }
+            },
+        });
     }
 
     async #handle(entry: Entry, tx: any, events: RecordedEvent<any>[]): Promise<void> {
         const begun = performance.now();
-        const handle = () => entry.projection.handle(tx, events);
-        // A single event is the cause of what its handler appends.
-        await (events.length === 1 && tx !== undefined && kindOf(entry.projection) === 'async' ? withContext(causedBy(events[0]!), handle) : handle());
+        await entry.projection.handle(tx, events);
         entry.calls += 1;
         entry.seconds += (performance.now() - begun) / 1000;
         entry.processed += events.length;
@@ -299,7 +328,8 @@ export class ProjectionEngine<C extends Executor = Executor, Out extends AnyEven
     /**
      * Empties the tables of a projection and applies all events again, and returns how many positions that were. Both begin in one
      * transaction. Other processes that run the projection share the work, and no page is applied twice. `onProgress` is called every
-     * second. If the projection is not started here, it is stopped again at the end.
+     * second. If the projection is not started here, it is stopped again at the end. Rejects if the rebuild cannot go on: the signal
+     * aborts, the projection is stopped, or an event cannot be applied.
      */
     async rebuild(name: string, { onProgress, signal }: { onProgress?: (progress: RebuildProgress) => void; signal?: AbortSignal } = {}): Promise<number> {
         const entry = this.#entry(name);
@@ -308,40 +338,57 @@ export class ProjectionEngine<C extends Executor = Executor, Out extends AnyEven
         if (kindOf(projection) !== 'async' || !projection.clear) {
             throw new ProjectionError(`projection "${name}" cannot be rebuilt`, '0A000', { hint: 'It has to be asynchronous and to have a method clear(tx).' });
         }
+        signal?.throwIfAborted();
         const total = await this.#outbox.head();
         await transaction<void>(this.#client, async (tx) => {
-            const outbox = this.#outbox.with(tx as Executor);
-            // Another instance that is in a transaction is waited for here, and then sees that its cursor is gone.
-            const cursor = await outbox.cursorGet({ consumer, ifMissing: 0 });
-            if (cursor.updatedAt !== null) await outbox.cursorDelete({ consumer, reason: `rebuild of projection ${name}` });
+            // The lock of the cursor comes first: an instance that is in a transaction is waited for, and none begins another one.
+            await this.#outbox.with(tx as Executor).cursorReset({ consumer, position: 0, reason: `rebuild of projection ${name}` });
             await projection.clear!(tx);
         });
         const own = new AbortController();
         const stop = () => own.abort();
-        if (signal?.aborted) stop();
         signal?.addEventListener('abort', stop, { once: true });
-        const ended = own.signal;
-        const begun = performance.now();
-        const work = entry.loop === undefined ? this.#apply(entry, ended, true) : undefined;
-        let over = false;
-        void work?.catch(() => {}).finally(() => (over = true));
+        if (signal?.aborted) stop();
+        const shared = entry.loop !== undefined && !entry.ending.signal.aborted ? entry.ending.signal : undefined;
+        const work = shared === undefined ? withoutContext(() => this.#apply(entry, own.signal, true)) : undefined;
         try {
-            for (let told = 0; ; await sleep(0.1, ended)) {
-                const done = Math.min((await this.#outbox.cursorGet({ consumer, ifMissing: 0 })).position, total);
-                const seconds = (performance.now() - begun) / 1000;
-                const finished = done >= total || over || ended.aborted;
-                if (finished || seconds >= told + 1) {
-                    told = seconds;
-                    const rate = done / Math.max(seconds, 0.001);
-                    onProgress?.({ done, total, rate, secondsLeft: done === 0 ? null : (total - done) / rate });
-                }
-                if (finished) break;
-            }
+            await this.#progress(entry, total, { work, shared, signal, onProgress });
         } finally {
             own.abort();
             signal?.removeEventListener('abort', stop);
+            await work?.catch(() => {});
         }
-        await work;
         return total;
+    }
+
+    /** Waits until a rebuild has come to `total`. `work` is the rebuild, or `shared` the signal that ends the loop that does it. */
+    async #progress(
+        { projection }: Entry,
+        total: number,
+        { work, shared, signal, onProgress }: { work?: Promise<number>; shared?: AbortSignal; signal?: AbortSignal; onProgress?: (progress: RebuildProgress) => void },
+    ): Promise<void> {
+        const begun = performance.now();
+        let over = false;
+        const ended = work?.finally(() => (over = true));
+        ended?.catch(() => {});
+        for (let told = 0; ; ) {
+            const finished = over;
+            if (finished) await work;
+            const cursor = await this.#outbox.cursorGet({ consumer: consumerOf(projection), ifMissing: 0 });
+            const done = Math.min(cursor.position, total);
+            const seconds = (performance.now() - begun) / 1000;
+            if (done >= total || seconds >= told + 1) {
+                told = seconds;
+                const rate = done / Math.max(seconds, 0.001);
+                onProgress?.({ done, total, rate, secondsLeft: done === 0 ? null : (total - done) / rate });
+            }
+            if (done >= total) return;
+            signal?.throwIfAborted();
+            const refused = (why: string, detail?: string) => new ProjectionError(`the rebuild of projection "${projection.name}" ${why}`, '55000', { detail });
+            if (shared?.aborted || (shared !== undefined && this.#entry(projection.name).state === 'failed')) throw refused('was stopped');
+            if (cursor.lastError !== null && work === undefined) throw refused('has met an event that cannot be applied', cursor.lastError);
+            if (finished) throw refused('has ended before the last event');
+            await Promise.race([sleep(0.1, signal), ended?.catch(() => {}) ?? new Promise<void>(() => {})]);
+        }
     }
 }

@@ -48,6 +48,7 @@ export class VaultTransit implements KeyProvider {
     }
 
     async #call(verb: string, key: string, body: object): Promise<Record<string, unknown>> {
+        checkName(key, /^(?!.*\.\.)[A-Za-z0-9_-][A-Za-z0-9_./-]{0,254}$/);
         const { token: given, mount = 'transit', namespace, timeout = 10 } = this.#options;
         const token = typeof given === 'function' ? await given() : (given ?? process.env.VAULT_TOKEN);
         if (!token) throw invalid('Vault needs a token', { hint: 'Give a token, or set VAULT_TOKEN.' });
@@ -62,7 +63,7 @@ export class VaultTransit implements KeyProvider {
                 redirect: 'error',
                 signal: AbortSignal.timeout(timeout * 1000),
             });
-            text = await response.text();
+            text = await bounded(response);
         } catch (cause) {
             throw errorOf('Vault does not answer', '08006', { cause, detail: said(cause) });
         }
@@ -73,6 +74,27 @@ export class VaultTransit implements KeyProvider {
             throw new EncryptionError('Vault has not answered with JSON', '08P01');
         }
     }
+}
+
+/** The largest answer of Vault, in bytes. One with a wrapped key has some hundreds. */
+const LARGEST = 64 * 1024;
+
+/** Returns the body of an answer, or throws when it becomes too large. */
+async function bounded(response: Response): Promise<string> {
+    const chunks: Uint8Array[] = [];
+    let size = 0;
+    for await (const chunk of response.body ?? []) {
+        size += chunk.length;
+        if (size > LARGEST) throw new Error(`the answer is larger than ${LARGEST} bytes`);
+        chunks.push(chunk);
+    }
+    return Buffer.concat(chunks).toString('utf8');
+}
+
+/** Throws for the name of a master key that cannot be one. It may come from the metadata of an event, which anybody may have written. */
+function checkName(key: unknown, form: RegExp): void {
+    if (typeof key === 'string' && form.test(key)) return;
+    throw new KeyNotFoundError('malformed name of a master key', '42704');
 }
 
 /** Returns the errors that Vault tells, which have no key in them. */
@@ -110,7 +132,8 @@ export class AwsKms implements KeyProvider {
         this.#client = client;
     }
 
-    #kms(): KmsLike {
+    #kms(masterKey: string): KmsLike {
+        checkName(masterKey, /^[A-Za-z0-9:/_-]{1,2048}$/);
         try {
             return (this.#client ??= new (require('@aws-sdk/client-kms').KMS)() as KmsLike);
         } catch (cause) {
@@ -119,13 +142,13 @@ export class AwsKms implements KeyProvider {
     }
 
     async wrap(dataKey: Uint8Array, masterKey: string): Promise<Uint8Array> {
-        const { CiphertextBlob } = await asked(masterKey, this.#kms().encrypt({ KeyId: masterKey, Plaintext: dataKey }));
+        const { CiphertextBlob } = await asked(masterKey, this.#kms(masterKey).encrypt({ KeyId: masterKey, Plaintext: dataKey }));
         if (!CiphertextBlob) throw new EncryptionError('KMS has returned no ciphertext', '08P01');
         return CiphertextBlob;
     }
 
     async unwrap(wrapped: Uint8Array, masterKey: string): Promise<Uint8Array> {
-        const { Plaintext } = await asked(masterKey, this.#kms().decrypt({ KeyId: masterKey, CiphertextBlob: wrapped }));
+        const { Plaintext } = await asked(masterKey, this.#kms(masterKey).decrypt({ KeyId: masterKey, CiphertextBlob: wrapped }));
         if (!Plaintext) throw new EncryptionError('KMS has returned no plaintext', '08P01');
         return Plaintext;
     }

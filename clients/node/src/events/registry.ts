@@ -90,7 +90,9 @@ export class EventRegistry<In extends AnyEvent = AnyEvent, Out extends AnyEvent 
         const shape = this.#shape(type);
         if (shape === undefined) return data;
         if (isSchema(shape)) return this.#validated(shape, type, data);
-        return shape.fromData ? shape.fromData(data) : Object.assign(Object.create(shape.prototype as object), data);
+        if (shape.fromData) return shape.fromData(data);
+        // An assignment to "__proto__" would change the class of the object.
+        return Object.defineProperties(Object.create(shape.prototype as object), Object.getOwnPropertyDescriptors(Object(data ?? {})));
     }
 
     async #validated(schema: Schema<any, any>, type: string, data: unknown): Promise<unknown> {
@@ -98,7 +100,7 @@ export class EventRegistry<In extends AnyEvent = AnyEvent, Out extends AnyEvent 
             return await validated(schema, type, data);
         } catch (error) {
             if (!(error instanceof InvalidError)) throw error;
-            throw new SchemaError(`invalid data of event "${type}"`, '22023', { detail: error.detail, cause: error });
+            throw new SchemaError(`invalid data of event "${type}"`, '22023', { detail: error.detail });
         }
     }
 }

@@ -1,12 +1,13 @@
 /** Loads and saves aggregates. */
 
 import { transaction, type Executor, type Session, type TransactionOf } from '../client/driver.js';
-import { invalid } from '../client/errors.js';
+import { invalid, OutboxError } from '../client/errors.js';
 import { Outbox } from '../client/outbox.js';
+import { Log, type Logger } from '../work/log.js';
 import { positive } from '../work/time.js';
 import type { Aggregate, AggregateClass } from './aggregate.js';
 import { retrying, type RetryPolicy } from './retry.js';
-import type { Appended, AppendOptions, EventStore } from './store.js';
+import { undone, type Appended, type AppendOptions, type EventStore } from './store.js';
 
 /** Settings of a repository. */
 export interface RepositoryOptions {
@@ -19,6 +20,8 @@ export interface RepositoryOptions {
      * them: a snapshot outlives the key of a subject.
      */
     plainSnapshots?: boolean;
+    /** Gets a warning when a snapshot is too large. The default is the console. False logs nothing. */
+    logger?: Logger | false;
     /** Of `execute`. */
     retry?: RetryPolicy;
 }
@@ -38,6 +41,7 @@ export class Repository<A extends Aggregate<any>> {
     readonly #class: AggregateClass<A>;
     readonly #options: RepositoryOptions;
     readonly #schemaVersion: number;
+    readonly #log: Log;
 
     constructor(store: EventStore<any, any>, aggregate: AggregateClass<A>, options: RepositoryOptions = {}) {
         const name = aggregate.name;
@@ -57,6 +61,7 @@ export class Repository<A extends Aggregate<any>> {
         this.#store = store;
         this.#class = aggregate;
         this.#options = options;
+        this.#log = new Log(options.logger);
         this.#schemaVersion = positive(options.schemaVersion, 1, 'schemaVersion', true);
     }
 
@@ -93,10 +98,20 @@ export class Repository<A extends Aggregate<any>> {
         aggregate.committed(appended.lastVersion);
         const every = this.#options.snapshotEvery;
         if (every !== undefined && Math.floor(before / every) < Math.floor(appended.lastVersion / every)) {
-            const state = aggregate.snapshot!();
-            await new Outbox(tx).saveSnapshot({ stream, version: appended.lastVersion, state, schemaVersion: this.#schemaVersion });
+            await this.#snapshot(tx, stream, aggregate, appended.lastVersion);
         }
         return appended;
+    }
+
+    /** Saves a snapshot. One that is too large is left out, because the events say the same. */
+    async #snapshot(tx: Session, stream: string, aggregate: A, version: number): Promise<void> {
+        const state = aggregate.snapshot!();
+        try {
+            await undone(tx, () => new Outbox(tx).saveSnapshot({ stream, version, state, schemaVersion: this.#schemaVersion }));
+        } catch (error) {
+            if (!(error instanceof OutboxError && error.code === '54000')) throw error;
+            this.#log.write('warn', 'a snapshot is too large and is not saved', { stream, version });
+        }
     }
 
     /**

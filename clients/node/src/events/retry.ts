@@ -22,13 +22,14 @@ export function isConflict(error: unknown): boolean {
     return error instanceof OutboxError && ['OB013', '40001', '40P01'].includes(error.code);
 }
 
-/** Runs `body` until it succeeds, the tries are used up, or the signal aborts. Half of each wait is random. */
+/** Runs `body` until it succeeds, the tries are used up, or the signal aborts. No try begins after that. Half of each wait is random. */
 export async function retrying<T>(policy: RetryPolicy, body: (attempt: number) => Promise<T>, signal?: AbortSignal): Promise<T> {
     const attempts = positive(policy.attempts, 3, 'attempts', true);
     const factor = positive(policy.factor, 2, 'factor');
     const longest = positive(policy.longest, 5, 'longest');
     let wait = Math.min(positive(policy.wait, 0.1, 'wait'), longest);
     for (let attempt = 1; ; attempt += 1) {
+        signal?.throwIfAborted();
         try {
             return await body(attempt);
         } catch (error) {

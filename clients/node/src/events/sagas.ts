@@ -6,26 +6,28 @@
  * or compensation_failed.
  */
 
-import { checkTopic } from '../receive/topics.js';
+import { checkPattern, checkTopic, topicMatches } from '../receive/topics.js';
 import { run, transaction, type Executor } from '../client/driver.js';
-import { isRetryable, said } from '../client/errors.js';
+import { isRetryable, OutboxError, typed } from '../client/errors.js';
 import type { SagaStateRow } from '../client/functions.js';
 import type { NewMessage } from '../client/message.js';
 import { Outbox } from '../client/outbox.js';
 import { Log } from '../work/log.js';
-import { Worker } from '../work/worker.js';
+import type { ReaderHealth } from '../work/reader.js';
+import { Backoff, onShutdown, sleep } from '../work/time.js';
+import { Worker, type ClaimedMessage } from '../work/worker.js';
 import type { Command, CommandBus } from './commands.js';
-import { causedBy, now, withContext } from './context.js';
-import { SagaError } from './errors.js';
+import { causedBy, currentContext, metadataOf, now, withContext, withoutContext } from './context.js';
+import { isOwn, SagaError, told } from './errors.js';
 import { ProjectionEngine, type ProjectionOptions, type ProjectionStatus } from './projections.js';
 import type { AnyEvent } from './registry.js';
-import { isConflict } from './retry.js';
-import type { EventStore, RecordedEvent } from './store.js';
+import { isConflict, retrying } from './retry.js';
+import { isGone, type EventStore, type RecordedEvent } from './store.js';
 
 /** The state of a saga in the database. */
 export type SagaStatus = SagaStateRow['status'];
 
-/** The handlers of a saga, by event type. */
+/** The handlers of a saga, by event type or by a pattern of types. The handler of a type comes before one of a pattern. */
 export type SagaHandlers<E extends AnyEvent, State> = {
     [Type in E['type']]?: (event: RecordedEvent<Extract<E, { type: Type }>>, saga: SagaContext<State>) => void | Promise<void>;
 };
@@ -82,7 +84,10 @@ export abstract class Saga<E extends AnyEvent = AnyEvent, State extends object =
     /** The handlers of time-outs, by their names. */
     readonly timeouts: Record<string, (saga: SagaContext<State>) => void | Promise<void>> = {};
 
-    /** Returns the id of the saga that an event belongs to. Undefined: it belongs to none. A saga that has ended is not started again. */
+    /**
+     * Returns the id of the saga that an event belongs to. Undefined: it belongs to none. If the saga has ended, an event that starts one
+     * starts another, whose id is this one, `#` and the id of the event's message. An event that was erased belongs to none.
+     */
     abstract correlation(event: RecordedEvent<E>): string | undefined;
     /** Returns the state of a saga that begins. */
     abstract initial(event: RecordedEvent<E>): State;
@@ -102,8 +107,22 @@ interface Step {
     status: 'pending' | 'running' | 'completed' | 'failed' | 'compensated';
 }
 
-/** The entry of the stored state that holds the ids of the messages of time-outs. */
-const TIMEOUTS = '$timeouts';
+/** The state of a saga as it is stored. All clients store it like this. */
+interface StoredState {
+    state: object;
+    /** The ids of the messages of time-outs that are pending, by name. */
+    timeouts: Record<string, number>;
+}
+
+/** Returns the handler of an event type. */
+export function handlerOf(saga: Saga<any, any>, type: string): ((event: any, saga: any) => void | Promise<void>) | undefined {
+    const handlers = saga.handlers as Record<string, (event: any, saga: any) => void | Promise<void>>;
+    const name = Object.hasOwn(handlers, type) ? type : Object.keys(handlers).find((pattern) => topicMatches(pattern, type));
+    return name === undefined ? undefined : handlers[name]!.bind(handlers);
+}
+
+/** Whether an event type starts a saga. */
+export const starts = (saga: Saga<any, any>, type: string): boolean => saga.startedBy.some((pattern) => topicMatches(pattern, type));
 
 const topicOf = (saga: string): string => `saga.timeout.${saga}`;
 const ENDED: readonly string[] = ['completed', 'failed', 'compensated', 'compensation_failed'];
@@ -121,15 +140,15 @@ export class SagaRun implements SagaContext {
     #failing = false;
 
     constructor(saga: Saga<any, any>, row: Pick<SagaStateRow, 'sagaId' | 'state' | 'status' | 'steps' | 'failureReason'>, effects: SagaEffects) {
-        const { [TIMEOUTS]: pending, ...state } = row.state ?? {};
+        const { state, timeouts } = (row.state ?? {}) as Partial<StoredState>;
         this.#saga = saga;
         this.#effects = effects;
         this.id = row.sagaId;
-        this.state = state;
+        this.state = state ?? {};
         this.status = row.status;
         this.failureReason = row.failureReason;
         this.steps = row.steps ?? saga.steps.map(({ name }, i) => ({ name, status: i === 0 ? 'running' : 'pending' }));
-        this.pending = pending ?? {};
+        this.pending = timeouts ?? {};
     }
 
     get tx(): any {
@@ -141,8 +160,8 @@ export class SagaRun implements SagaContext {
     }
 
     /** The state as it is stored. */
-    get stored(): object {
-        return Object.keys(this.pending).length === 0 ? this.state : { ...this.state, [TIMEOUTS]: this.pending };
+    get stored(): StoredState {
+        return { state: this.state, timeouts: this.pending };
     }
 
     /** The number of the first step that is not completed. */
@@ -180,7 +199,9 @@ export class SagaRun implements SagaContext {
     async timeout(name: string, at: number | Date): Promise<void> {
         if (!Object.hasOwn(this.#saga.timeouts, name)) throw new SagaError(`saga "${this.#saga.name}" has no time-out "${name}"`, '42704');
         const deliverAt = typeof at === 'number' ? new Date(now().getTime() + at * 1000) : at;
-        this.pending[name] = await this.enqueue({ topic: topicOf(this.#saga.name), payload: { saga: this.id, timeout: name }, key: this.id, deliverAt });
+        if (Number.isNaN(deliverAt.getTime())) throw new SagaError(`time-out "${name}" of saga "${this.#saga.name}" has no time, or one that is too far away`, '22023');
+        const payload = { saga_type: this.#saga.name, saga_id: this.id, name };
+        this.pending[name] = await this.enqueue({ topic: topicOf(this.#saga.name), payload, key: this.id, deliverAt });
     }
 
     clearTimeout(name: string): void {
@@ -208,7 +229,7 @@ export class SagaRun implements SagaContext {
             } catch (error) {
                 if (isConflict(error) || isRetryable(error)) throw error;
                 this.status = 'compensation_failed';
-                this.failureReason = `${this.failureReason ?? ''}; step ${step.name}: ${said(error)}`.slice(0, 4000);
+                this.failureReason = `${this.failureReason ?? ''}; step ${step.name}: ${told(error)}`.slice(0, 4000);
                 return;
             }
         }
@@ -216,11 +237,24 @@ export class SagaRun implements SagaContext {
     }
 }
 
+/** The saga of a time-out was deleted. */
+class SagaGoneError extends SagaError {}
+
+/** Returns a message with the tenant and the ids of the context: those of the event or time-out that a saga handles. */
+function inContext(message: NewMessage): NewMessage {
+    const context = currentContext();
+    const tenant = message.tenant ?? context.tenant;
+    return { ...message, metadata: { ...metadataOf(context), ...message.metadata }, ...(tenant === undefined ? {} : { tenant }) };
+}
+
 /** Settings of a manager. */
 export interface SagaOptions extends ProjectionOptions {
     /** Dispatches the commands that sagas send. */
     bus?: CommandBus<any, any>;
-    /** Creates the subscription of the time-outs at the start, which needs the capability admin. The default is true. */
+    /**
+     * Creates the subscription of the time-outs at the start, which needs the capability admin: without it, or with false, the
+     * subscription of a migration is used as it is. The default is true.
+     */
     ensure?: boolean;
 }
 
@@ -230,6 +264,7 @@ export class SagaManager<C extends Executor = Executor> {
     readonly #options: SagaOptions;
     readonly #engine: ProjectionEngine<C, any>;
     readonly #sagas = new Map<string, Saga<any, any>>();
+    readonly #workers: Worker[] = [];
     readonly #log: Log;
 
     constructor(client: C, store: EventStore<any, any>, options: SagaOptions = {}) {
@@ -242,6 +277,7 @@ export class SagaManager<C extends Executor = Executor> {
     /** Registers a saga. A new one begins with the first event of the feed. */
     register(saga: Saga<any, any>): this {
         checkTopic(topicOf(saga.name));
+        for (const type of [...Object.keys(saga.handlers), ...saga.startedBy]) checkPattern(type);
         if (this.#sagas.has(saga.name)) throw new SagaError(`there are two sagas "${saga.name}"`, '42710');
         const names = saga.steps.map(({ name }) => name);
         if (new Set(names).size !== names.length) throw new SagaError(`saga "${saga.name}" has two steps of one name`, '42710');
@@ -264,41 +300,85 @@ export class SagaManager<C extends Executor = Executor> {
         return this.#engine.status(name);
     }
 
+    /** How the sagas of this process fare, and the workers of their time-outs. A worker application tells it on its health port. */
+    get health(): ReaderHealth[] {
+        const workers = this.#workers.map((worker): ReaderHealth => {
+            const { subscription, ok, summary } = worker.health;
+            return { consumer: subscription, ok, connected: ok, failingPosition: null, applied: summary.completed };
+        });
+        return [...this.#engine.health, ...workers];
+    }
+
     /** Runs all sagas until the signal aborts, or until SIGINT or SIGTERM. Rejects with errors that trying again does not solve. */
     async run({ signal }: { signal?: AbortSignal } = {}): Promise<void> {
         const ended = new AbortController();
         const stop = () => ended.abort();
         if (signal?.aborted) return;
         signal?.addEventListener('abort', stop, { once: true });
+        const undo = signal === undefined ? onShutdown(stop) : () => {};
         try {
             const timed = [...this.#sagas.values()].filter(({ timeouts }) => Object.keys(timeouts).length > 0);
-            const workers = timed.map((saga) => this.#timeouts(saga, ended.signal).finally(stop));
-            // Without a signal of the caller, the engine ends with SIGINT and SIGTERM, and the workers end with it.
-            const engine = this.#engine.run(signal === undefined ? {} : { signal: ended.signal }).finally(stop);
+            // Each of them ends the others.
+            const workers = timed.map((saga) => withoutContext(() => this.#timeouts(saga, ended.signal)).finally(stop));
+            const engine = this.#engine.run({ signal: ended.signal }).finally(stop);
             const results = await Promise.allSettled([engine, ...workers]);
             const failed = results.find((one) => one.status === 'rejected');
             if (failed) throw failed.reason;
         } finally {
+            this.#workers.length = 0;
+            undo();
             signal?.removeEventListener('abort', stop);
         }
     }
 
+    /** Creates or alters the subscription of the time-outs, as soon as the server answers. */
+    async #ensure(name: string, topic: string, signal: AbortSignal): Promise<void> {
+        if (this.#options.ensure === false) return;
+        const wait = new Backoff(this.#options.backoff);
+        while (!signal.aborted) {
+            try {
+                return void (await new Outbox(this.#client).ensureSubscription({ name, topics: [topic] }));
+            } catch (error) {
+                if (error instanceof OutboxError && error.codeName === 'insufficient_privilege') {
+                    const hint = 'ensureSubscription() in a migration, with "ensure: false" here';
+                    return this.#log.write('warn', `the subscription is left as it is: ${error.message}`, { subscription: name, hint });
+                }
+                if (!isRetryable(error)) throw error;
+                this.#log.again(error, { subscription: name });
+                await sleep(wait.next(), signal);
+            }
+        }
+    }
+
     async #timeouts(saga: Saga<any, any>, signal: AbortSignal): Promise<void> {
-        const subscription = `${consumerOf(saga.name)} time-outs`;
-        if (this.#options.ensure ?? true) await new Outbox(this.#client).ensureSubscription({ name: subscription, topics: [topicOf(saga.name)] });
+        const subscription = `saga ${saga.name} time-outs`;
+        await this.#ensure(subscription, topicOf(saga.name), signal);
         const { pollInterval, backoff, listen, logger } = this.#options;
         const settings = { signal, pollInterval, backoff, listen, logger, onError: (error: unknown) => this.#options.onError?.(error, saga.name) };
-        const worker = new Worker(
-            this.#client,
-            subscription,
-            async (message) => {
-                const { saga: id, timeout } = message.json<{ saga?: unknown; timeout?: unknown }>() ?? {};
-                if (typeof id !== 'string' || typeof timeout !== 'string') return;
-                await transaction<void>(this.#client, (tx) => this.#timedOut(tx as Executor, saga, id, timeout, message.messageId));
-            },
-            settings,
-        );
+        const worker = new Worker(this.#client, subscription, (message, context) => this.#timeout(saga, message, context.signal), settings);
+        this.#workers.push(worker);
         await worker.run();
+    }
+
+    async #timeout(saga: Saga<any, any>, message: ClaimedMessage, signal: AbortSignal): Promise<void> {
+        const { saga_type: type, saga_id: id, name } = message.json<Record<string, unknown>>() ?? {};
+        if (type !== saga.name || typeof id !== 'string' || typeof name !== 'string' || !Object.hasOwn(saga.timeouts, name)) return;
+        const about = { eventId: null, webhookId: message.webhookId, tenant: message.tenant, metadata: message.metadata ?? {} };
+        const handle = (tx: Executor) => this.#handle(tx, saga, id, message.messageId, async (one) => {
+            // A time-out that was cleared, or set again, is still delivered.
+            if (one.pending[name] !== message.messageId) return;
+            one.clearTimeout(name);
+            await saga.timeouts[name]!(one);
+        });
+        try {
+            // After a conflict it is handled again with the state of then, and no attempt of the delivery is used up.
+            await retrying({}, () => transaction<void>(this.#client, (tx) => withContext(causedBy(about), () => handle(tx as Executor))), signal);
+        } catch (error) {
+            if (error instanceof SagaGoneError) return;
+            // The worker stores and logs the text of the error, and that of the server or a driver may quote data.
+            const known = typed(error);
+            throw known instanceof OutboxError && !isOwn(known) ? new SagaError(told(error), known.code) : error;
+        }
     }
 
     #effects(tx: Executor): SagaEffects {
@@ -309,7 +389,7 @@ export class SagaManager<C extends Executor = Executor> {
                 if (this.#options.bus === undefined) throw new SagaError('a saga sends commands, and its manager has no bus', '55000');
                 return this.#options.bus.dispatch(command, { tx: tx as any });
             },
-            enqueue: (message) => new Outbox(tx).enqueue(message),
+            enqueue: (message) => new Outbox(tx).enqueue(inContext(message)),
             attempt: async (body) => {
                 await sql('savepoint pg_outbox_saga');
                 try {
@@ -324,36 +404,60 @@ export class SagaManager<C extends Executor = Executor> {
     }
 
     async #event(tx: Executor, saga: Saga<any, any>, event: RecordedEvent<any>): Promise<void> {
-        const id = saga.correlation(event);
-        if (id === undefined) return;
-        const outbox = new Outbox(tx);
-        const key = { sagaType: saga.name, sagaId: id };
-        const [known] = await outbox.sagaFind({ sagaType: saga.name, correlationId: id });
-        if (known === undefined) {
-            if (!saga.startedBy.includes(event.type)) return;
-            const begun = new SagaRun(saga, { sagaId: id, state: saga.initial(event), status: 'started', steps: null, failureReason: null }, this.#effects(tx));
-            await outbox.sagaSave({ ...key, state: begun.state, expectedVersion: 0, correlationId: id, steps: begun.steps, status: 'started' });
-        }
-        await withContext(causedBy(event), () => this.#handle(tx, saga, id, event.messageId, (one) => saga.handlers[event.type]?.(event, one)));
+        if (isGone(event)) return;
+        const correlation = saga.correlation(event);
+        // The field that it comes from may be null, because its key is revoked.
+        if (correlation === undefined || correlation === null) return;
+        await withContext(causedBy(event), async () => {
+            const [known] = await new Outbox(tx).sagaFind({ sagaType: saga.name, correlationId: correlation });
+            const id = known !== undefined && !ENDED.includes(known.status) ? known.sagaId : await this.#begin(tx, saga, correlation, event, known);
+            if (id !== undefined) await this.#handle(tx, saga, id, event.messageId, (one) => handlerOf(saga, event.type)?.(event, one));
+        });
     }
 
-    async #timedOut(tx: Executor, saga: Saga<any, any>, id: string, name: string, messageId: number): Promise<void> {
-        const [known] = await new Outbox(tx).sagaFind({ sagaType: saga.name, correlationId: id });
-        if (known === undefined || !Object.hasOwn(saga.timeouts, name)) return;
-        await withContext({ correlationId: id }, () =>
-            this.#handle(tx, saga, id, messageId, async (one) => {
-                // A time-out that was cleared, or set again, is still delivered.
-                if (one.pending[name] !== messageId) return;
-                one.clearTimeout(name);
-                await saga.timeouts[name]!(one);
-            }),
-        );
+    /** Starts a saga and returns its id. Undefined: the event starts none, or did so before. `ended` is the last one of the correlation. */
+    async #begin(tx: Executor, saga: Saga<any, any>, correlationId: string, event: RecordedEvent<any>, ended?: SagaStateRow): Promise<string | undefined> {
+        if (!starts(saga, event.type)) return undefined;
+        const outbox = new Outbox(tx);
+        const { messageId } = event;
+        if (ended !== undefined && (await this.#knows(tx, saga, [correlationId, ended.sagaId], messageId))) return undefined;
+        const sagaId = ended === undefined ? correlationId : `${correlationId}#${messageId}`;
+        const row = { sagaId, state: { state: saga.initial(event) }, status: 'started' as const, steps: null, failureReason: null };
+        const { stored: state, steps } = new SagaRun(saga, row, this.#effects(tx));
+        try {
+            const start = { sagaType: saga.name, sagaId, state, expectedVersion: 0, correlationId, steps, status: 'started' as const };
+            await this.#effects(tx).attempt(async () => void (await outbox.sagaSave(start)));
+        } catch (error) {
+            // The cursor was set back, and the event has started this saga before.
+            if (ended !== undefined && error instanceof OutboxError && error.code === 'OB013') return undefined;
+            throw error;
+        }
+        return sagaId;
+    }
+
+    /** Whether one of these sagas has handled an event. One of them may be deleted. */
+    async #knows(tx: Executor, saga: Saga<any, any>, ids: readonly string[], messageId: number): Promise<boolean> {
+        let known = false;
+        for (const sagaId of new Set(ids)) {
+            try {
+                await this.#effects(tx).attempt(async () => {
+                    known ||= !(await new Outbox(tx).sagaHandle({ sagaType: saga.name, sagaId, messageId }));
+                });
+            } catch (error) {
+                if (!(error instanceof OutboxError && error.code === 'OB001')) throw error;
+            }
+        }
+        return known;
     }
 
     /** Handles an event once, and stores the saga. */
     async #handle(tx: Executor, saga: Saga<any, any>, sagaId: string, messageId: number, body: (one: SagaRun) => void | Promise<void>): Promise<void> {
         const outbox = new Outbox(tx);
-        if (!(await outbox.sagaHandle({ sagaType: saga.name, sagaId, messageId }))) return;
+        // This may wait for another process, so the state is loaded afterwards.
+        const fresh = await outbox.sagaHandle({ sagaType: saga.name, sagaId, messageId }).catch((error: unknown) => {
+            throw error instanceof OutboxError && error.code === 'OB001' ? new SagaGoneError(error.message, error.code) : error;
+        });
+        if (!fresh) return;
         const row = await outbox.sagaLoad({ sagaType: saga.name, sagaId });
         const one = new SagaRun(saga, row, this.#effects(tx));
         if (one.ended) return;
@@ -387,4 +491,4 @@ export class SagaManager<C extends Executor = Executor> {
     }
 }
 
-const consumerOf = (name: string): string => `saga ${name}`;
+const consumerOf = (name: string): string => `projection saga ${name}`;

@@ -5,7 +5,7 @@
  * A schema in the registry checks data as JSON, so data with bytes or bigints needs a registry without a schema for it.
  */
 
-import { invalid, said } from '../client/errors.js';
+import { invalid } from '../client/errors.js';
 import { SchemaError } from './errors.js';
 
 /** Writes and reads the data of events. */
@@ -28,7 +28,8 @@ function converting<T>(what: string, type: string, body: () => T): T {
         return body();
     } catch (cause) {
         if (cause instanceof SchemaError) throw cause;
-        throw new SchemaError(`an event of type "${type}" ${what}`, '22023', { cause, detail: cause instanceof Error ? cause.name : said(cause) });
+        // Messages of libraries quote the data, so only the class of the error is told.
+        throw new SchemaError(`an event of type "${type}" ${what}`, '22023', { detail: cause instanceof Error ? cause.name : `a ${typeof cause} was thrown` });
     }
 }
 

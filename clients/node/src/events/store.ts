@@ -3,10 +3,13 @@
  * orders and stores; this file only converts.
  *
  * Order on append: schema, encryption, serializer. On load: serializer, decryption, upcasters, schema. An event whose fields are gone
- * because its key is revoked passes the upcasters, but not the schema, which would refuse the nulls.
+ * because its key is revoked passes the upcasters, but not the schema, which would refuse the nulls. An event that was erased passes
+ * none of them.
  */
 
-import { checkSession, type Executor, type Session } from '../client/driver.js';
+import { randomUUID } from 'node:crypto';
+
+import { checkSession, run, type Executor, type Session } from '../client/driver.js';
 import { invalid } from '../client/errors.js';
 import type { EventRow, StreamInfoRow } from '../client/functions.js';
 import { Outbox } from '../client/outbox.js';
@@ -29,7 +32,7 @@ export const STREAM_EXISTS = -2;
 
 /** The optional parts of an event that is appended. */
 export interface EventExtras {
-    /** A UUID. The same append again is a success and writes nothing, if all its events have ids. */
+    /** A UUID. The default is a new one. The same append again, with the same ids, is a success and writes nothing. */
     eventId?: string;
     /** Entries of the metadata, before those of the append and of the context. */
     metadata?: Record<string, unknown>;
@@ -61,7 +64,7 @@ interface Stored {
     /** The place in the stream: 1, 2, 3, ... */
     version: number;
     metadata: Record<string, unknown>;
-    /** The id that the application gave. Null: it gave none. */
+    /** Null: another program has appended it, and gave no id. */
     eventId: string | null;
     /** The place in the feed. Null from `load`, because the event may not have its position yet. */
     position: number | null;
@@ -70,12 +73,15 @@ interface Stored {
     tenant: string | null;
     occurredAt: Date | null;
     recordedAt: Date;
-    /** The key of its encrypted fields is revoked, so they are null. */
+    /** The content was erased on the server, so the data is null; or the key of its encrypted fields is revoked, so they are null. */
     redacted: boolean;
 }
 
 /** An event that was loaded. Of a union of events it is a union as well: `if (event.type === 'order.placed') event.data.total`. */
 export type RecordedEvent<E extends AnyEvent = AnyEvent> = E extends AnyEvent ? Stored & { type: E['type']; data: E['data'] } : never;
+
+/** Whether the data of an event is gone as a whole, because it was erased on the server. */
+export const isGone = ({ redacted, data }: RecordedEvent<any>): boolean => redacted && data === null;
 
 /** Is called in the transaction of each append. Inline projections are such functions. */
 export type AppendHook = (tx: Session, events: RecordedEvent<any>[]) => Promise<void>;
@@ -99,11 +105,30 @@ const ALONE = 'Begin one with transaction(pool, async (tx) => ...), or use appen
 /** A Null in a list of arguments is the null of SQL; this is the null of JSON. */
 const JSON_NULL = { toJSON: () => null };
 
+/** Runs `body` in a savepoint, to which its effects are rolled back if it throws. The caller may then go on, and commit. */
+export async function undone<T>(tx: Session, body: () => Promise<T>): Promise<T> {
+    const sql = (text: string) => run(tx, { text, values: [] });
+    await sql('savepoint pg_outbox_append');
+    let result: T;
+    try {
+        result = await body();
+    } catch (error) {
+        // If the connection is lost, so is the transaction.
+        await sql('rollback to savepoint pg_outbox_append').catch(() => {});
+        throw error;
+    }
+    await sql('release savepoint pg_outbox_append');
+    return result;
+}
+
+/** Whether the content of an event was erased on the server. The null of JSON is a value like any other. */
+const isErased = ({ data, body }: EventRow): boolean => data === undefined && body === null;
+
 function cloned({ type, data }: AnyEvent): unknown {
     try {
         return structuredClone(data);
-    } catch (cause) {
-        throw new SchemaError(`the data of an event of type "${type}" cannot be copied`, '22023', { cause });
+    } catch {
+        throw new SchemaError(`the data of an event of type "${type}" cannot be copied`, '22023');
     }
 }
 
@@ -160,24 +185,26 @@ export class EventStore<In extends AnyEvent = AnyEvent, Out extends AnyEvent = I
         const plain: Plain[] = [];
         for (const event of events) plain.push(await this.#plain(stream, event, common, tenant));
         await this.encryption?.seal(tx, plain);
-        const ids = events.map((event) => event.eventId ?? null);
+        const eventIds = events.map((event) => event.eventId ?? randomUUID());
         const args = {
             stream,
             types: plain.map(({ type }) => type),
             expectedVersion,
             metadata: plain.map(({ metadata }) => (Object.keys(metadata).length === 0 ? null : metadata)),
-            ...(ids.some((id) => id !== null) ? { eventIds: ids as string[] } : {}),
+            eventIds,
             ...(options.headers === undefined ? {} : { headers: options.headers }),
             ...(tenant === null ? {} : { tenant }),
             ...(options.publisher === undefined ? {} : { publisher: options.publisher }),
             ...(options.occurredAt === undefined ? {} : { occurredAt: options.occurredAt }),
         };
-        const appended = await this.#write(new Outbox(tx), args, plain);
-        if (this.#hooks.size > 0 && !appended.repeated) {
+        if (this.#hooks.size === 0) return this.#write(new Outbox(tx), args, plain);
+        return undone(tx, async () => {
+            const appended = await this.#write(new Outbox(tx), args, plain);
+            if (appended.repeated) return appended;
             const stored = await this.load(tx, stream, appended.firstVersion);
             for (const hook of this.#hooks) await hook(tx, stored);
-        }
-        return appended;
+            return appended;
+        });
     }
 
     /** Checks an event, and returns it as it will be stored, but for the encryption. The data is a copy. */
@@ -185,9 +212,12 @@ export class EventStore<In extends AnyEvent = AnyEvent, Out extends AnyEvent = I
         if (typeof event !== 'object' || event === null || typeof event.type !== 'string') throw invalid('an event is an object with type and data');
         if (event.data === undefined) throw invalid(`an event of type "${event.type}" needs data`);
         await this.registry.check(event.type, event.data);
-        const metadata = withoutEncryption({ ...common, ...event.metadata });
+        const given = { ...common, ...event.metadata };
+        this.encryption?.checkMetadata(event.type, given);
+        const metadata = withoutEncryption(given);
+        // Data of an earlier version would not pass the schema.
         const latest = this.upcasters.latest(event.type);
-        if (latest > 1 && metadata.schema_version === undefined) metadata.schema_version = latest;
+        if (latest > 1) metadata.schema_version = latest;
         // Serializers that are not JSON take bytes and dates as well.
         const data = this.#serializer === undefined ? JSON.parse(json(event.data, 'the data of an event')) : cloned(event);
         return { stream, type: event.type, data, metadata, tenant };
@@ -240,37 +270,44 @@ export class EventStore<In extends AnyEvent = AnyEvent, Out extends AnyEvent = I
     /** Returns rows of `outbox.load` and `outbox.readEvents` as events. Markers are left out. */
     async decode(client: Executor, rows: readonly EventRow[]): Promise<RecordedEvent<Out>[]> {
         const read = rows.filter((row) => row.messageId !== null);
-        const plain = read.map((row): Plain => ({
-            stream: row.stream!,
-            type: row.type!,
-            data: this.#parsed(row),
-            metadata: row.metadata ?? {},
-            tenant: row.tenant,
-        }));
-        const locked = plain.find(({ metadata }) => isEncrypted(metadata));
-        if (locked !== undefined && this.encryption === undefined) {
-            const hint = 'Give the store its encryption, or call loadRaw().';
-            throw new EncryptionError(`an event of type "${locked.type}" is encrypted, and the store has no encryption`, '22023', { hint });
+        const erased = new Set(read.filter(isErased));
+        const plain = new Map<EventRow, Plain>();
+        for (const row of read) {
+            const data = erased.has(row) ? null : this.#parsed(row);
+            plain.set(row, { stream: row.stream!, type: row.type!, data, metadata: row.metadata ?? {}, tenant: row.tenant });
         }
-        const redacted = (await this.encryption?.open(client, plain)) ?? new Set();
+        const redacted = await this.#opened(client, read.filter((row) => !erased.has(row)).map((row) => plain.get(row)!));
         const events: RecordedEvent<any>[] = [];
-        for (const [i, one] of plain.entries()) {
-            const row = read[i]!;
-            const data = this.upcasters.upcast(one.type, one.data, one.metadata);
+        for (const [row, one] of plain) {
             events.push({
                 stream: one.stream, type: one.type, metadata: one.metadata, tenant: one.tenant,
                 version: row.version!,
-                data: redacted.has(one) ? data : await this.registry.decode(one.type, data),
+                data: erased.has(row) ? null : await this.#formed(one, redacted.has(one)),
                 eventId: row.eventId,
                 position: row.position,
                 messageId: row.messageId!,
                 webhookId: row.webhookId!,
                 occurredAt: row.occurredAt,
                 recordedAt: row.recordedAt!,
-                redacted: redacted.has(one),
+                redacted: erased.has(row) || redacted.has(one),
             });
         }
         return events as RecordedEvent<Out>[];
+    }
+
+    /** Decrypts events in place, and returns those of them whose fields are gone. */
+    async #opened(client: Executor, events: Plain[]): Promise<Set<Plain>> {
+        if (this.encryption !== undefined) return this.encryption.open(client, events);
+        const locked = events.find(({ metadata }) => isEncrypted(metadata));
+        if (locked === undefined) return new Set();
+        const hint = 'Give the store its encryption, or call loadRaw().';
+        throw new EncryptionError(`an event of type "${locked.type}" is encrypted, and the store has no encryption`, '22023', { hint });
+    }
+
+    /** Returns the data of an event in the form of its type. */
+    async #formed({ type, data, metadata }: Plain, redacted: boolean): Promise<unknown> {
+        const latest = this.upcasters.upcast(type, data, metadata);
+        return redacted ? latest : this.registry.decode(type, latest);
     }
 
     #parsed({ body, contentType, data, type }: EventRow): unknown {

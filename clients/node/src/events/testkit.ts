@@ -13,8 +13,8 @@ import { withContext } from './context.js';
 import type { AnyEvent } from './registry.js';
 import type { NewMessage } from '../client/message.js';
 import type { Command } from './commands.js';
-import { SagaRun, type Saga, type SagaStatus } from './sagas.js';
-import type { RecordedEvent } from './store.js';
+import { handlerOf, SagaRun, starts, type Saga, type SagaStatus } from './sagas.js';
+import { isGone, type RecordedEvent } from './store.js';
 
 /** A part of an expectation that is not compared for equality. */
 export class Matcher {
@@ -207,18 +207,18 @@ class SagaTest {
     }
 
     async event(event: RecordedEvent<any>): Promise<void> {
+        if (isGone(event)) return;
         const sagaId = this.saga.correlation(event);
-        if (sagaId === undefined || (this.row === undefined && !this.saga.startedBy.includes(event.type))) return;
-        this.row ??= { sagaId, state: this.saga.initial(event), status: 'started', steps: null, failureReason: null };
-        if (this.row.sagaId === sagaId) await this.run((one) => this.saga.handlers[event.type]?.(event, one));
+        if (sagaId === undefined || sagaId === null || (this.row === undefined && !starts(this.saga, event.type))) return;
+        this.row ??= { sagaId, state: { state: this.saga.initial(event) }, status: 'started', steps: null, failureReason: null };
+        if (this.row.sagaId === sagaId) await this.run((one) => handlerOf(this.saga, event.type)?.(event, one));
     }
 
     check(wanted: ExpectedSaga): void {
         const least = (list: readonly Wanted[] = []) => list.map(like);
         expected('the commands differ', this.commands, least(wanted.commands));
         if (wanted.messages !== undefined) expected('the messages differ', this.messages, least(wanted.messages));
-        const { $timeouts: _, ...state } = (this.row?.state ?? {}) as Record<string, unknown>;
-        const seen = { status: this.row?.status, state, steps: this.row?.steps, failureReason: this.row?.failureReason };
+        const seen = { status: this.row?.status, state: this.row?.state?.state ?? {}, steps: this.row?.steps, failureReason: this.row?.failureReason };
         for (const name of ['status', 'state', 'steps', 'failureReason'] as const) {
             if (wanted[name] !== undefined) expected(`the ${name} differs`, seen[name], wanted[name]);
         }
@@ -265,7 +265,7 @@ export function givenSaga<S extends Saga<any, any>>(saga: S, events: readonly Ev
         whenTimeout: (name: string) =>
             after(
                 ready().then(async () => {
-                    const pending = (test.row?.state as { $timeouts?: object } | undefined)?.$timeouts ?? {};
+                    const pending = (test.row?.state as { timeouts?: object } | undefined)?.timeouts ?? {};
                     if (!Object.hasOwn(pending, name)) return;
                     await test.run(async (one) => {
                         one.clearTimeout(name);

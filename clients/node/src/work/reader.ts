@@ -61,6 +61,8 @@ export interface ReaderOptions {
      * `onError` is given. False logs nothing.
      */
     logger?: Logger | false;
+    /** Describes the error of an effect, for the cursor and the log. The default tells its message and detail. */
+    describe?: (error: unknown) => string;
 }
 
 /** How a reader fares, for health ports. */
@@ -380,10 +382,12 @@ export class Reader<C extends Executor = Executor, Row extends PlacedRow = FeedM
                     const code = (error as { code?: unknown } | null | undefined)?.code;
                     const late = !one.begun && code === 'OB005';
                     // An effect may also throw what another service has answered, so only what concerns the transaction passes.
-                    const passes = isRetryable(error) && (one.error === undefined || String(code).startsWith('40'));
+                    // A conflict of versions has its cause in what another transaction has stored meanwhile.
+                    const conflict = code === 'OB013' || String(code).startsWith('40');
+                    const passes = one.error === undefined ? isRetryable(error) : conflict && error instanceof OutboxError;
                     if (late || passes) {
                         if (late) this.#failing = null;
-                        else if (!String(code).startsWith('40')) this.#connected = false;
+                        else if (!conflict) this.#connected = false;
                         this.#again(error);
                     } else if (one.begun) {
                         const alone = batch.messages.length === 1;
@@ -407,10 +411,13 @@ export class Reader<C extends Executor = Executor, Row extends PlacedRow = FeedM
      * more than one of storing it.
      */
     async #poisoned(error: unknown, first: Row, alone: boolean, cursor: { consumer: string; subject?: string }): Promise<void> {
-        this.#log.write('error', 'an effect failed, and the cursor stays', { ...this.#facts(), position: first.position }, error);
+        const { describe } = this.#options;
+        const facts = { ...this.#facts(), position: first.position };
+        if (describe) this.#log.write('error', 'an effect failed, and the cursor stays', { ...facts, error: describe(error) });
+        else this.#log.write('error', 'an effect failed, and the cursor stays', facts, error);
         this.#tell(error);
         const { after: afterPosition = 0 } = this.#options;
-        const stored = { ...cursor, error: storableText(said(error)) || 'error', afterPosition, ...(alone ? { errorPosition: first.position! } : {}) };
+        const stored = { ...cursor, error: storableText((describe ?? said)(error)) || 'error', afterPosition, ...(alone ? { errorPosition: first.position! } : {}) };
         await this.#outbox.cursorRecordError(stored).catch((cause: unknown) => this.#again(cause));
     }
 }
