@@ -150,7 +150,7 @@ def test_an_exception_after_an_error_of_a_driver_is_the_programs_own(dsn):
             try:
                 conn.execute("select 1 / 0")
             except psycopg.Error:
-                raise KeyError("of the program")  # noqa: B904 - this is the case
+                raise KeyError("of the program")
         except KeyError as error:
             own = error
     assert from_driver(own) is None and from_driver(own.__context__).code == "22012"
