@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::future::BoxFuture;
 use pg_outbox::events::encrypt::KeyProvider as _;
 use pg_outbox::events::{ANY, EventStore, Fault, FieldEncryption, LocalKeys, NewEvent, RecordedEvent, Upcasters};
 use pg_outbox::{Error, Outbox};
@@ -248,5 +249,42 @@ async fn the_vectors_of_all_clients_hold() {
             let run = upcasters.upcast(refused[0].as_str().unwrap(), version, json!([]));
             assert_eq!(run.unwrap_err().to_string(), refused[2]);
         }
+    }
+}
+
+/// A provider that does not answer until it is told to.
+struct Slow(LocalKeys, Arc<tokio::sync::Semaphore>);
+
+impl pg_outbox::events::KeyProvider for Slow {
+    fn wrap_key<'a>(&'a self, master_key: &'a str, data_key: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, Error>> {
+        self.0.wrap_key(master_key, data_key)
+    }
+
+    fn unwrap_key<'a>(&'a self, master_key: &'a str, wrapped: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, Error>> {
+        Box::pin(async move {
+            let _answer = self.1.acquire().await.map_err(|_| Error::invalid("closed"))?;
+            self.0.unwrap_key(master_key, wrapped).await
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_whose_future_is_dropped_loses_no_event() {
+    let outbox = outbox("ev_cancelled").await;
+    let session = outbox.session().await.unwrap();
+    let store = EventStore::new().encryption(encryption(keys()));
+    store.append(&**session, "customer-1", [named("Ada"), named("Bob")], ANY).await.unwrap();
+    let answers = Arc::new(tokio::sync::Semaphore::new(0));
+    let slow = Slow(keys(), answers.clone());
+    let reading = FieldEncryption::new(slow, "master-1").fields("customer.named", &["name", "address.street"]).unwrap();
+    let selection = pg_outbox::events::Selection::all().poll_interval(std::time::Duration::from_millis(20));
+    let mut events = EventStore::new().encryption(reading).subscribe(&outbox, selection);
+    for _ in 0..3 {
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(300), events.next()).await.is_err());
+    }
+    answers.add_permits(1);
+    for name in ["Ada", "Bob"] {
+        let event = tokio::time::timeout(crate::shop::PATIENCE, events.next()).await.unwrap().unwrap();
+        assert_eq!(event.data["name"], name);
     }
 }
