@@ -90,7 +90,7 @@ impl Saga for Payment {
         match event.event()? {
             OrderEvent::Placed { .. } => {
                 actions.send("payment.request", event.stream_id())?;
-                actions.timeout("unpaid", Duration::from_secs(2 * 86_400));
+                actions.timeout("unpaid", Duration::from_secs(2 * 86_400))?;
             }
             OrderEvent::Paid => actions.complete(),
         }
