@@ -47,9 +47,9 @@ where
     ) -> std::result::Result<(), Stopped> {
         let mut session = self.pool.take_session().await.map_err(later)?;
         let mut tx = P::begin(&mut session).await.map_err(later)?;
-        advance::<P>(reader, &mut tx, messages).await?;
         let applied = (self.effect)(&mut tx, messages).await;
         applied.map_err(|error| Stopped::Effect(chain(error.into().as_ref())))?;
+        advance::<P>(reader, &mut tx, messages).await?;
         finish::<P>(reader, tx, messages).await
     }
 }
@@ -188,8 +188,8 @@ pub(crate) fn later(error: Error) -> Stopped {
     if passes(&error) { Stopped::Later(error) } else { Stopped::Fatal(error) }
 }
 
-/// Moves the cursor, before the effect in the same transaction. Its lock keeps out other instances and rebuilds until the end of the
-/// transaction, so that the effect sees the state that belongs to the position.
+/// Moves the cursor in the transaction of an effect. Before the effect, its lock keeps out other instances and rebuilds until the end
+/// of the transaction, so that the effect sees the state that belongs to the position.
 pub(crate) async fn advance<P: Transactions>(
     reader: &Reader,
     tx: &mut P::Transaction<'_>,
@@ -198,6 +198,7 @@ pub(crate) async fn advance<P: Transactions>(
     if let Some(statement) = reader.advance_statement(messages).map_err(later)? {
         P::column(tx, statement).await.map_err(|error| match error.kind() {
             Kind::Conflict => Stopped::Stale(error),
+            _ if error.code() == "25P02" => Stopped::Effect(error.report().replace('\n', "; ")),
             _ => later(error),
         })?;
     }
