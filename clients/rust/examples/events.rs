@@ -5,11 +5,9 @@ use std::time::Duration;
 
 use pg_outbox::admin::Subscribe;
 use pg_outbox::app::{Json, Workers};
-use pg_outbox::events::command::FieldErrors;
-use pg_outbox::events::project::BoxError;
 use pg_outbox::events::{
     Actions, Aggregate, Command, CommandBus, CommandError, EventStore, ProjectionEngine, RecordedEvent, Repository,
-    Saga, SagaManager, Selection, middleware,
+    Saga, SagaManager, Selection, command::FieldErrors, middleware, project::BoxError,
 };
 use pg_outbox::{Error, Outbox, shutdown_signal};
 use serde::{Deserialize, Serialize};
@@ -26,15 +24,15 @@ pub enum OrderEvent {
 
 #[derive(Default)]
 pub struct Order {
-    is_placed: bool,
+    is_paid: bool,
 }
 
 impl Aggregate for Order {
     const CATEGORY: &'static str = "order";
     type Event = OrderEvent;
 
-    fn apply(&mut self, _: OrderEvent) {
-        self.is_placed = true;
+    fn apply(&mut self, event: OrderEvent) {
+        self.is_paid = matches!(event, OrderEvent::Paid);
     }
 }
 
@@ -61,7 +59,7 @@ pub fn commands(outbox: &Outbox) -> Result<CommandBus<Outbox>, Error> {
             let orders = orders.clone();
             Box::pin(async move {
                 let mut order = orders.load(&*tx, &command.0).await?;
-                if order.is_placed {
+                if order.version() > 0 {
                     return Err(CommandError::rejected("the order is placed already"));
                 }
                 order.raise(OrderEvent::Placed { total: command.1 })?;
@@ -90,10 +88,15 @@ impl Saga for Payment {
         match event.event()? {
             OrderEvent::Placed { .. } => {
                 actions.send("payment.request", event.stream_id())?;
-                actions.timeout("unpaid", Duration::from_secs(2 * 86_400));
+                actions.timeout("unpaid", Duration::from_secs(2 * 86_400))?;
             }
             OrderEvent::Paid => actions.complete(),
         }
+        Ok(())
+    }
+
+    fn timed_out(&mut self, _: &str, actions: &mut Actions) -> Result<(), BoxError> {
+        actions.fail("not paid in time");
         Ok(())
     }
 }
@@ -118,11 +121,12 @@ pub async fn run(outbox: &Outbox, shutdown: impl Future<Output = ()> + Send) -> 
         })
     })?;
     let sagas = SagaManager::new(outbox, outbox.clone(), EventStore::new());
-    sagas.register::<Payment>(Selection::all().categories(["order"]))?;
+    sagas.register::<Payment>(Selection::all().types(["order.placed", "order.paid"]))?;
     let pool = outbox.clone();
     let pay = move |Json(number): Json<String>| {
         let (orders, pool) = (Repository::<Order>::new(EventStore::new()), pool.clone());
-        async move { orders.execute(&pool, &number, |order| order.raise(OrderEvent::Paid)).await }
+        // A message may come twice, and an order is paid once.
+        async move { orders.execute(&pool, &number, |o| if o.is_paid { Ok(()) } else { o.raise(OrderEvent::Paid) }).await }
     };
     Workers::new(outbox.clone())
         .beside("projections", move |stop| async move { engine.run_until(stop.cancelled_owned()).await })

@@ -274,11 +274,90 @@ impl From<CoreError> for Error {
     }
 }
 
+/// Says what is wrong and where, without the value, which the text of serde_json quotes.
+pub(crate) fn place_in_json(error: &serde_json::Error) -> String {
+    use serde_json::error::Category;
+    let category = match error.classify() {
+        Category::Io => "input or output failed",
+        Category::Syntax => "a syntax error",
+        Category::Data => "another form than expected",
+        Category::Eof => "an early end",
+    };
+    match error.line() {
+        0 => format!("It has {category}."),
+        line => format!("It has {category} at line {line} column {}.", error.column()),
+    }
+}
+
+/// Returns the text of an error for cursors and logs: the texts of the application and of this crate, and of errors that may quote
+/// values only their category and place.
+pub(crate) fn described(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    let mut next = Some(error);
+    while let Some(error) = next
+        && text.len() < 2000
+    {
+        let (part, is_end) = part_of(error);
+        if !text.contains(&part) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(&part);
+        }
+        next = if is_end { None } else { error.source() };
+    }
+    text
+}
+
+/// Returns the text of one error of a chain, and whether it says what its sources say.
+fn part_of(error: &(dyn std::error::Error + 'static)) -> (String, bool) {
+    if let Some(ours) = error.downcast_ref::<Error>() {
+        return match constraint_or_value(ours.code()) {
+            true => (without_values(ours.code(), ours.details().source.as_deref().map(|source| source as _)), true),
+            false => (ours.report().replace('\n', "; "), true),
+        };
+    }
+    if let Some(json) = error.downcast_ref::<serde_json::Error>() {
+        return (format!("malformed JSON: {}", place_in_json(json)), true);
+    }
+    if let Some(db) = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::as_db_error) {
+        return match constraint_or_value(db.code().code()) {
+            true => (without_values(db.code().code(), Some(error)), true),
+            false => (format!("{} ({})", db.message(), db.code().code()), true),
+        };
+    }
+    #[cfg(feature = "sqlx")]
+    if let Some(sqlx::Error::Database(db)) = error.downcast_ref::<sqlx::Error>() {
+        let code = db.code().unwrap_or_default();
+        return match constraint_or_value(&code) {
+            true => {
+                (format!("{} ({code} {})", db.constraint().unwrap_or("a value is refused"), classify(&code).0), true)
+            }
+            false => (format!("{} ({code})", db.message()), true),
+        };
+    }
+    (error.to_string(), false)
+}
+
+/// Errors of the server whose texts quote values: data exceptions, and violations of constraints. 22023 has texts of this crate too.
+fn constraint_or_value(code: &str) -> bool {
+    code.starts_with("23") || (code.starts_with("22") && code != "22023" && code != "22004")
+}
+
+fn without_values(code: &str, source: Option<&(dyn std::error::Error + 'static)>) -> String {
+    let db = source
+        .and_then(|source| source.downcast_ref::<tokio_postgres::Error>())
+        .and_then(tokio_postgres::Error::as_db_error);
+    let place = |kind: &str, name: Option<&str>| name.map(|name| format!(", {kind} \"{name}\""));
+    let places = db.map(|db| {
+        let constraint = place("constraint", db.constraint());
+        [place("table", db.table()), place("column", db.column()), constraint].into_iter().flatten().collect::<String>()
+    });
+    let what = if code.starts_with("23") { "a constraint is violated" } else { "a value is malformed" };
+    format!("{what} ({code}{})", places.unwrap_or_default())
+}
+
 impl From<serde_json::Error> for Error {
     fn from(error: serde_json::Error) -> Error {
-        let mut mapped = Error::invalid("malformed JSON").detail(error.to_string());
-        mapped.details_mut().source = Some(Box::new(error));
-        mapped
+        Error::invalid("malformed JSON").detail(place_in_json(&error))
     }
 }
 

@@ -18,6 +18,11 @@ pub fn fingerprint<'a>(parts: impl IntoIterator<Item = Option<&'a [u8]>>) -> [u8
     hash.finalize().into()
 }
 
+/// Returns the SHA-256 hash of bytes.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,17 +16,17 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::connection::Connection;
-use super::event::NewEvent;
+use super::event::{NewEvent, RecordedEvent};
 use super::fault::Fault;
 use super::metadata::Metadata;
 use super::retry::Retry;
-use super::store::{Appended, EventStore};
+use super::store::{Appended, EventStore, check_transaction};
 use crate::driver::{Executor, InTransaction, Transactions};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, described};
 
 /// A state that events make. `Default` is the state before the first event.
 pub trait Aggregate: Default + Send {
-    /// The category of its streams, which are named `category-id`.
+    /// The category of its streams, which are named `category-id`. It has no `-`.
     const CATEGORY: &'static str;
 
     /// Its events: an enum that serde tags with `type` and `content = "data"`.
@@ -34,6 +34,12 @@ pub trait Aggregate: Default + Send {
 
     /// Changes the state. An event is a fact: this function does not refuse it.
     fn apply(&mut self, event: Self::Event);
+
+    /// Takes note of an event that was erased, or whose key was revoked so that it cannot be decoded. Nothing is known of it but
+    /// its place and type.
+    fn redacted(&mut self, event: &RecordedEvent) {
+        let _ = event;
+    }
 }
 
 /// An aggregate that was loaded, with its stream, its version, and the events that it has raised since. It dereferences to the
@@ -153,8 +159,12 @@ impl<A: Send> Unsaved for Root<A> {
 /// two transactions never wait for each other in a circle.
 ///
 /// # Errors
-/// Those of [`EventStore::append`]. The transaction has to be rolled back then, and the aggregates loaded again.
+/// Those of [`EventStore::append`]. The transaction has to be rolled back then, and the aggregates loaded again. 22023 if the
+/// connection has no transaction, and there are several aggregates.
 pub async fn save_all(store: &EventStore, mut on: impl Executor, roots: &mut [&mut dyn Unsaved]) -> Result<()> {
+    if roots.iter().filter(|root| !root.unsaved().is_empty()).count() > 1 {
+        check_transaction(&mut Connection::new(&mut on), "saving several aggregates").await?;
+    }
     roots.sort_by(|a, b| a.stream_name().cmp(b.stream_name()));
     for root in roots {
         if !root.unsaved().is_empty() {
@@ -200,8 +210,9 @@ impl<A: Aggregate> Repository<A> {
     }
 
     /// Stores a snapshot of the state with the save that makes the stream `every` events longer than a multiple of that number.
-    /// `schema_version` is the version of the form of the state: snapshots of other versions are not read. Fields that the store
-    /// encrypts are in the snapshot as `A` writes them: do not keep such fields in the state, or do not use snapshots.
+    /// `schema_version` is the version of the form of the state: snapshots of other versions are not read. A state that is too large
+    /// is not stored, and a warning is logged. Fields that the store encrypts are in the snapshot as `A` writes them, so a store
+    /// with encryption refuses snapshots unless [`EventStore::plain_snapshots`] is set.
     #[must_use]
     pub fn snapshot_every(mut self, every: u32, schema_version: i32) -> Repository<A>
     where
@@ -231,8 +242,10 @@ impl<A: Aggregate> Repository<A> {
     /// Loads an aggregate. One without events is new, and has version 0.
     ///
     /// # Errors
-    /// Those of [`EventStore::load`]; 22023 if an event has not the form of [`Aggregate::Event`].
+    /// Those of [`EventStore::load`]; 22023 if an event has not the form of [`Aggregate::Event`], or snapshots are refused; OB004 if
+    /// the first events were truncated and no snapshot can be read.
     pub async fn load(&self, mut on: impl Executor, id: &str) -> Result<Root<A>> {
+        self.check()?;
         let mut on = Connection::new(&mut on);
         let mut root = Root::<A>::new(id);
         if let Some(snapshots) = &self.snapshots {
@@ -242,17 +255,39 @@ impl<A: Aggregate> Repository<A> {
                     Ok(state) => (root.state, root.version) = (state, found.version),
                     // A snapshot is a cache. The events say the same.
                     Err(error) => {
-                        tracing::warn!(stream = root.stream, error = error.report(), "a snapshot cannot be read");
+                        tracing::warn!(stream = root.stream, error = described(&error), "a snapshot cannot be read");
                     }
                 }
             }
         }
         let events = self.store.load(&mut on, &root.stream, root.version.saturating_add(1)).await?;
+        if let Some(first) = events.first()
+            && first.version != root.version.saturating_add(1)
+        {
+            let (stream, found) = (&root.stream, first.version);
+            return Err(Error::new(
+                "OB004",
+                format!("the events of \"{stream}\" before version {found} were truncated"),
+            )
+            .hint("Only a snapshot has the state that they made; there is none that this repository reads."));
+        }
         for event in events {
-            root.state.apply(event.event()?);
+            match event.event() {
+                Ok(decoded) => root.state.apply(decoded),
+                Err(_) if event.redacted => root.state.redacted(&event),
+                Err(error) => return Err(error),
+            }
             root.version = event.version;
         }
         Ok(root)
+    }
+
+    fn check(&self) -> Result<()> {
+        if A::CATEGORY.contains('-') {
+            return Err(Error::invalid(format!("the category \"{}\" has a \"-\"", A::CATEGORY))
+                .hint("The first \"-\" in the name of a stream ends its category."));
+        }
+        if self.snapshots.is_some() { self.store.check_snapshots() } else { Ok(()) }
     }
 
     /// Appends the events that the aggregate has raised, with the version that it was loaded with. The aggregate has the new
@@ -264,6 +299,7 @@ impl<A: Aggregate> Repository<A> {
         if root.raised.is_empty() {
             return Ok(None);
         }
+        self.check()?;
         let mut on = Connection::new(&mut on);
         let before = root.version;
         let appended = self.store.append(&mut on, &root.stream, root.raised.clone(), before).await?;
@@ -271,8 +307,19 @@ impl<A: Aggregate> Repository<A> {
         if let Some(snapshots) = &self.snapshots
             && root.version / snapshots.every > before / snapshots.every
         {
-            let state = (snapshots.take)(&root.state)?;
-            self.store.save_snapshot(&mut on, &root.stream, root.version, &state, snapshots.schema_version).await?;
+            match (snapshots.take)(&root.state) {
+                Ok(state) => {
+                    let (stream, version) = (&root.stream, root.version);
+                    self.store.save_snapshot(&mut on, stream, version, &state, snapshots.schema_version).await?;
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        stream = root.stream,
+                        error = described(&error),
+                        "a state cannot be written as JSON"
+                    );
+                }
+            }
         }
         Ok(Some(appended))
     }

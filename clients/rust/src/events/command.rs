@@ -60,7 +60,7 @@ use tower_service::Service;
 use super::metadata::Metadata;
 use super::source::uuid;
 use crate::driver::{Statement, Transactions, text};
-use crate::error::Error;
+use crate::error::{Error, described};
 use crate::message::Param;
 
 type Result<T, E = Error> = std::result::Result<T, E>;
@@ -154,6 +154,21 @@ impl CommandError {
     /// Refuses a command. The error can be a text, or an error of the application.
     pub fn rejected(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CommandError {
         CommandError::Rejected(error.into())
+    }
+
+    /// Returns the text for logs. It has no values that a library quotes, and no content of the command.
+    pub(super) fn logged(&self) -> String {
+        match self {
+            CommandError::Validation(errors) => {
+                let fields: Vec<&str> = errors.all().keys().map(String::as_str).collect();
+                format!("fields are not valid: {}", fields.join(", "))
+            }
+            CommandError::Rejected(error) | CommandError::Layer(error) => described(error.as_ref()),
+            CommandError::Outbox(error) => described(error),
+            CommandError::Stored(_) => "the command was refused before".to_owned(),
+            CommandError::Panic(_) => "the handler of the command panicked".to_owned(),
+            other => other.to_string(),
+        }
     }
 }
 
@@ -554,9 +569,9 @@ async fn transact<P: Transactions + 'static>(
     let (result, error) = match &handled {
         Ok(result) => (Some(result.to_string()), None),
         // Errors that may pass are not stored, and neither are bugs.
-        Err(CommandError::Rejected(error)) if once.store_errors => {
+        Err(CommandError::Rejected(error)) if once.store_errors && !is_of_library(error.as_ref()) => {
             P::column(&mut tx, statement("rollback to savepoint pg_outbox_command")).await?;
-            (None, Some(json!({"message": error.to_string()}).to_string()))
+            (None, Some(json!({"type": "Rejected", "message": stored_text(error.as_ref())}).to_string()))
         }
         Err(_) => return handled,
     };
@@ -567,6 +582,34 @@ async fn transact<P: Transactions + 'static>(
     handled
 }
 
+/// Returns whether an error is one of a driver or library, and not one that the application made.
+fn is_of_library(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    let is_other = error.is::<Error>() || error.is::<serde_json::Error>() || error.is::<tokio_postgres::Error>();
+    #[cfg(feature = "sqlx")]
+    let is_other = is_other || error.is::<sqlx::Error>();
+    #[cfg(feature = "diesel-async")]
+    let is_other = is_other || error.is::<diesel::result::Error>();
+    is_other
+}
+
+/// Returns the text of a refusal as it is stored.
+fn stored_text(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
+    error.to_string().chars().filter(|c| *c != '\0').take(1000).collect()
+}
+
+/// Returns JSON with the keys of objects in order.
+pub(super) fn canonical(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => items.iter().map(canonical).collect(),
+        Value::Object(fields) => {
+            let sorted: BTreeMap<&String, Value> =
+                fields.iter().map(|(name, value)| (name, canonical(value))).collect();
+            sorted.into_iter().map(|(name, value)| (name.clone(), value)).collect()
+        }
+        other => other.clone(),
+    }
+}
+
 /// Begins a command that is processed once. Returns the stored result if it was processed before.
 async fn begin<P: Transactions>(
     tx: &mut P::Transaction<'_>,
@@ -575,7 +618,7 @@ async fn begin<P: Transactions>(
 ) -> Result<Option<Value>> {
     let sql = "select outbox.command_begin($1, $2, make_interval(secs => $3::float8), $4::jsonb)::text as r";
     let seconds = once.ttl.map(|ttl| Param::Text(ttl.as_secs_f64().to_string()));
-    let params = [text(&once.key), text(dispatch.command_type), seconds, text(dispatch.content()?)];
+    let params = [text(&once.key), text(dispatch.command_type), seconds, text(canonical(&dispatch.content()?))];
     let rows = P::column(tx, Statement::new(sql, params)).await?;
     rows.into_iter().flatten().next().map(|known| Ok(serde_json::from_str(&known)?)).transpose()
 }

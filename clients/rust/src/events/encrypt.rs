@@ -30,11 +30,18 @@ use super::source::{hex, random};
 use crate::driver::{Executor as _, Statement, text};
 use crate::error::{Error, Kind, Result};
 use crate::message::Param;
+use crate::outbox::passes;
 
 const FIELDS: &str = "encrypted_fields";
 const KEY_ID: &str = "key_id";
 const WRAPPED: &str = "wrapped_key";
 const MASTER: &str = "master_key";
+
+/// The metadata entries that belong to the encryption.
+const OURS: [&str; 4] = [FIELDS, WRAPPED, MASTER, KEY_ID];
+
+/// The largest number of encrypted fields of a stored event.
+const MAX_PATHS: usize = 1000;
 
 /// The largest number of data keys that are cached.
 const CACHED: usize = 1000;
@@ -207,7 +214,8 @@ impl FieldEncryption {
     /// [`KeyRevoked`](super::Fault::KeyRevoked), [`KeyNotFound`](super::Fault::KeyNotFound) (no master key) or
     /// [`Encryption`](super::Fault::Encryption). The handler may change the event, and returns an error if it must not be
     /// loaded. Without a handler, the fields of a revoked key are null, and other faults are errors. A key that the server does
-    /// not know is always an error, because the server has ended the transaction by then.
+    /// not know is always an error, because the server has ended the transaction by then. A failure of the provider that passes
+    /// (kind retry) is an error too, and the event is decrypted when it is loaded again.
     #[must_use]
     pub fn on_undecryptable(
         mut self,
@@ -226,10 +234,10 @@ impl FieldEncryption {
         data: &mut Value,
         metadata: &mut Map<String, Value>,
     ) -> Result<()> {
-        if let Some(name) = [FIELDS, WRAPPED].into_iter().find(|name| metadata.contains_key(*name)) {
+        let Some(paths) = self.fields.get(event_type) else { return Ok(()) };
+        if let Some(name) = OURS.into_iter().find(|name| metadata.contains_key(*name)) {
             return Err(Error::invalid(format!("the metadata entry \"{name}\" belongs to the encryption")));
         }
-        let Some(paths) = self.fields.get(event_type) else { return Ok(()) };
         let paths: Vec<&str> = paths.iter().map(String::as_str).filter(|path| find(data, path).is_some()).collect();
         if paths.is_empty() {
             return Ok(());
@@ -303,20 +311,29 @@ impl FieldEncryption {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns whether the server has the key of the event. A key in the event itself comes first.
+    pub(super) fn has_subject_key(event: &RecordedEvent) -> bool {
+        let has = |name| event.metadata.contains_key(name);
+        has(FIELDS) && has(KEY_ID) && !has(WRAPPED)
+    }
+
     pub(super) async fn decrypt(&self, on: &mut Connection<'_>, events: &mut [RecordedEvent]) -> Result<()> {
-        let encrypted = events.iter().filter(|event| event.metadata.contains_key(FIELDS));
+        let encrypted = events.iter().filter(|event| FieldEncryption::has_subject_key(event));
         let ids: BTreeSet<&str> = encrypted.filter_map(|event| event.get_metadata(KEY_ID)).collect();
         let keys = if ids.is_empty() { HashMap::new() } else { self.subject_keys(on, &ids).await? };
         for event in events {
             let Some(fields) = event.metadata.get(FIELDS) else { continue };
+            let paths = fields.as_array().filter(|all| all.len() <= MAX_PATHS);
             let paths: Option<Vec<String>> =
-                fields.as_array().and_then(|all| all.iter().map(|path| path.as_str().map(str::to_owned)).collect());
+                paths.and_then(|all| all.iter().map(|path| path.as_str().map(str::to_owned)).collect());
             let decrypted = match paths {
                 Some(paths) => self.decrypt_one(&keys, event, &paths).await,
                 None => Err(undecryptable(Error::invalid("the list of encrypted fields is malformed"))),
             };
             match (decrypted, &self.on_undecryptable) {
                 (Ok(()), _) => {}
+                // The provider may answer later, so nothing is decided about the event.
+                (Err(error), _) if passes(&error) => return Err(error),
                 (Err(error), Some(handler)) => handler(event, error)?,
                 (Err(error), None) if error.name() == "key_revoked" => {}
                 (Err(error), None) => {
@@ -338,7 +355,7 @@ impl FieldEncryption {
         let missing = || Error::new("OB001", "the event does not name its key").named("key_not_found");
         let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
         let (master, wrapped) = match event.get_metadata(KEY_ID) {
-            Some(id) => {
+            Some(id) if FieldEncryption::has_subject_key(event) => {
                 let key = keys.get(id).ok_or_else(missing)?;
                 let Some(wrapped) = key.wrapped()? else {
                     let reason = key.reason.clone().unwrap_or_default();
@@ -353,7 +370,7 @@ impl FieldEncryption {
                 };
                 (key.master_key.clone(), wrapped)
             }
-            None => {
+            _ => {
                 let wrapped = event.get_metadata(WRAPPED).ok_or_else(missing)?;
                 let wrapped = STANDARD.decode(wrapped);
                 let wrapped =

@@ -13,7 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::metadata::Metadata;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, place_in_json};
 use crate::message::Message;
 
 /// An event that has not been appended yet.
@@ -23,7 +23,8 @@ pub struct NewEvent {
     pub event_type: String,
     /// The data.
     pub data: Value,
-    /// The caller's id, a uuid. With ids and an expected version from 0 on, a repeated append is a success and writes nothing.
+    /// The caller's id, a uuid. Without one, the append makes it. With the caller's ids and an expected version from 0 on, a repeated
+    /// append is a success and writes nothing; not so if a field is encrypted, because the same text has another form each time.
     pub event_id: Option<String>,
     /// The metadata of this event. It takes precedence over that of the append.
     pub metadata: Metadata,
@@ -80,7 +81,7 @@ impl NewEvent {
 }
 
 /// An event that is stored.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct RecordedEvent {
     /// The stream.
     pub stream: String,
@@ -108,11 +109,29 @@ pub struct RecordedEvent {
     pub occurred_at: Option<DateTime<Utc>>,
     /// When it was appended.
     pub recorded_at: DateTime<Utc>,
-    /// Whether encrypted fields are null because their key was revoked.
+    /// Whether encrypted fields are null because their key was revoked, or the event was erased: its data is null then.
     pub redacted: bool,
 }
 
+impl fmt::Debug for RecordedEvent {
+    /// Shows no data, because it may be confidential.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecordedEvent")
+            .field("stream", &self.stream)
+            .field("version", &self.version)
+            .field("event_type", &self.event_type)
+            .field("message_id", &self.message_id)
+            .field("redacted", &self.redacted)
+            .finish_non_exhaustive()
+    }
+}
+
 impl RecordedEvent {
+    /// Returns whether the content of the event was erased on the server. It has neither data nor metadata then.
+    pub fn is_erased(&self) -> bool {
+        self.redacted && self.data.is_null() && self.body.is_none()
+    }
+
     /// Returns the event as a variant of an enum that serde tags with `type` and `content = "data"`.
     ///
     /// # Errors
@@ -129,11 +148,7 @@ impl RecordedEvent {
             }
             other => other,
         }
-        .map_err(|error| {
-            Error::invalid(format!("event {} of \"{}\" does not have the expected form", self.version, self.stream))
-                .detail(format!("{}: {error}", self.event_type))
-                .named("malformed_event")
-        })
+        .map_err(|error| self.malformed(&error))
     }
 
     /// Returns the data as `T`.
@@ -141,7 +156,14 @@ impl RecordedEvent {
     /// # Errors
     /// 22023 if the data does not have this form.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
-        Ok(serde_json::from_str(&self.data.to_string())?)
+        serde_json::from_str(&self.data.to_string()).map_err(|error| self.malformed(&error))
+    }
+
+    /// An error without values: the text of serde_json quotes them.
+    fn malformed(&self, error: &serde_json::Error) -> Error {
+        Error::invalid(format!("event {} of \"{}\" does not have the expected form", self.version, self.stream))
+            .detail(format!("{}: {}", self.event_type, place_in_json(error)))
+            .named("malformed_event")
     }
 
     /// Returns the category, which is the part of the stream's name before the first `-`.
@@ -185,7 +207,7 @@ impl RecordedEvent {
             tenant: message.tenant.clone(),
             occurred_at: message.occurred_at,
             recorded_at: message.enqueued_at,
-            redacted: false,
+            redacted: message.payload.is_none() && message.body.is_none(),
         })
     }
 }
@@ -208,6 +230,8 @@ pub(super) struct Row {
     tenant: Option<String>,
     occurred_at: Option<DateTime<Utc>>,
     recorded_at: DateTime<Utc>,
+    /// Whether it has neither data nor bytes. JSON null is data.
+    is_erased: bool,
 }
 
 /// Reads the base64 that the statement made of bytes.
@@ -233,7 +257,7 @@ impl From<Row> for RecordedEvent {
             tenant: row.tenant,
             occurred_at: row.occurred_at,
             recorded_at: row.recorded_at,
-            redacted: false,
+            redacted: row.is_erased,
         }
     }
 }

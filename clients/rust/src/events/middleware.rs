@@ -12,17 +12,20 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use outbox_core::digest::fingerprint;
+use outbox_core::digest::sha256;
 use serde_json::Value;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::command::{CommandError, CommandService, Dispatch, Once};
+use super::command::{CommandError, CommandService, Dispatch, Once, canonical};
 use super::fault::Fault;
 use super::retry::Retry;
 use super::source::{hex, uuid};
 use crate::error::Kind;
 use crate::worker::panic_text;
+
+/// The largest number of bytes of a key.
+const MAX_KEY: usize = 255;
 
 type Result<T = Value> = std::result::Result<T, CommandError>;
 
@@ -107,7 +110,8 @@ pub fn recovery() -> Middleware {
     })
 }
 
-/// Logs each command with `tracing`: its type, id, duration in milliseconds, and error. Its content is not logged.
+/// Logs each command with `tracing`: its type, id, duration in milliseconds, and error. Its content is not logged, and of errors of
+/// libraries only the category and place.
 pub fn logging() -> Middleware {
     Middleware::from_fn(|dispatch, next| {
         Box::pin(async move {
@@ -116,7 +120,7 @@ pub fn logging() -> Middleware {
             let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
             match &handled {
                 Ok(_) => tracing::info!(command, id, ms, "the command is done"),
-                Err(error) => tracing::error!(command, id, ms, %error, "the command failed"),
+                Err(error) => tracing::error!(command, id, ms, error = error.logged(), "the command failed"),
             }
             handled
         })
@@ -162,12 +166,14 @@ pub fn timeout(limit: Duration) -> Middleware {
 }
 
 /// Repeats a command after errors that may pass: conflicts of versions, serialization failures, deadlocks, lost connections. A
-/// connection that is lost during the commit leaves open whether the command is done, so [`idempotency`] belongs inside of this
+/// command that timed out is not repeated. A connection that is lost during the commit leaves open whether the command is done, so [`idempotency`] belongs inside of this
 /// layer.
 pub fn retry(retry: Retry) -> Middleware {
     Middleware::from_fn(move |dispatch, next| {
         Box::pin(async move {
             let is_worth_it = |error: &CommandError| match error {
+                // A query that was cancelled has timed out.
+                CommandError::Outbox(error) if error.code() == "57014" => false,
                 CommandError::Outbox(error) => Fault::is_worth_a_retry(error) || error.kind() == Kind::Retry,
                 _ => false,
             };
@@ -233,25 +239,22 @@ impl Default for Idempotency {
 }
 
 impl Idempotency {
-    /// Makes the key. Where the function returns `None`, and by default, it is the command's own one, or else its type and the
-    /// hash of its content.
+    /// Makes the part of the key behind the command's type and tenant. Where the function returns `None`, and by default, it is the
+    /// command's own key, or else the hash of its content.
     #[must_use]
     pub fn key(mut self, key: impl Fn(&Dispatch) -> Option<String> + Send + Sync + 'static) -> Idempotency {
         self.key = Some(Arc::new(key));
         self
     }
 
-    /// Takes the key from a field of the command, behind its type. A command without the field has the key by default.
+    /// Takes that part of the key from a field of the command. A command without the field has the key by default.
     #[must_use]
     pub fn key_from(self, field: &str) -> Idempotency {
         let field = field.to_owned();
-        self.key(move |dispatch| {
-            let key = match dispatch.content().ok()?.get(&field)? {
-                Value::String(text) => text.clone(),
-                Value::Number(number) => number.to_string(),
-                _ => return None,
-            };
-            Some(format!("{}:{key}", dispatch.command_type()))
+        self.key(move |dispatch| match dispatch.content().ok()?.get(&field)? {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
+            _ => None,
         })
     }
 
@@ -279,23 +282,32 @@ impl Idempotency {
 }
 
 /// Processes a command once: the same key again returns the stored result, and the handler does not run. The key and the result
-/// are stored in the command's own transaction. A key with other content is refused (OB008).
+/// are stored in the command's own transaction, as they are: not encrypted. A key with other content is refused (OB008). The key is
+/// `TYPE:VALUE`, or `TYPE:TENANT:VALUE` with a tenant, so the layer belongs inside of [`tenant`].
 pub fn idempotency(settings: Idempotency) -> Middleware {
     Middleware::before(move |dispatch| {
         if settings.skip.iter().any(|name| name == dispatch.command_type()) {
             return Ok(());
         }
         let chosen = settings.key.as_ref().and_then(|key| key(dispatch)).or_else(|| dispatch.own_key());
-        let key = match chosen {
-            Some(key) => key,
-            None => {
-                let content = dispatch.content()?.to_string();
-                format!("{}:{}", dispatch.command_type(), hex(&fingerprint([Some(content.as_bytes())])))
-            }
+        let value = match chosen {
+            Some(value) => value,
+            None => hex(&sha256(canonical(&dispatch.content()?).to_string().as_bytes())),
         };
+        let key = key_of(dispatch.command_type(), dispatch.metadata.get_tenant(), &value);
         dispatch.once = Some(Once { key, ttl: settings.ttl, store_errors: settings.store_errors });
         Ok(())
     })
+}
+
+/// Returns the key of a command, which is the same in all clients.
+fn key_of(command_type: &str, tenant: Option<&str>, value: &str) -> String {
+    let rest = match tenant {
+        Some(tenant) => format!("{tenant}:{value}"),
+        None => value.to_owned(),
+    };
+    let key = format!("{command_type}:{rest}");
+    if key.len() <= MAX_KEY { key } else { format!("{command_type}:{}", hex(&sha256(rest.as_bytes()))) }
 }
 
 /// Uses a layer for those commands for which the condition holds.
@@ -320,4 +332,21 @@ pub fn for_types(types: &[&str], layer: Middleware) -> Middleware {
 pub fn chain(layers: impl IntoIterator<Item = Middleware>) -> Middleware {
     let layers: Vec<Middleware> = layers.into_iter().collect();
     Middleware(Arc::new(move |inner| layers.iter().rev().fold(inner, |inner, layer| layer.layer(inner))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_those_of_all_clients() {
+        assert_eq!(key_of("Pay", None, "7"), "Pay:7");
+        assert_eq!(key_of("Pay", Some("acme"), "7"), "Pay:acme:7");
+        let long = "x".repeat(252);
+        assert_eq!(key_of("Pay", None, &long[1..]).len(), 255);
+        assert_eq!(key_of("Pay", None, &long), format!("Pay:{}", hex(&sha256(long.as_bytes()))));
+        let content = serde_json::json!({"b": {"d": 1.50, "c": "\u{e9}"}, "a": [true, null]});
+        assert_eq!(canonical(&content).to_string(), "{\"a\":[true,null],\"b\":{\"c\":\"\u{e9}\",\"d\":1.5}}");
+        assert_eq!(hex(&sha256(b"{}")), "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a");
+    }
 }

@@ -4,10 +4,11 @@
 //! |---|---|---|
 //! | inline ([`EventStore::inline`]) | in the transaction that appends | refuses the append |
 //! | async ([`ProjectionEngine::register`]) | behind the append, in one transaction with its cursor | is recorded with the cursor, shown by `health()`, and tried again; no event is passed over |
-//! | live ([`ProjectionEngine::live`]) | behind the append, for events from now on; has no cursor | is logged |
+//! | live ([`ProjectionEngine::live`]) | behind the append, for events from now on; has no cursor | is logged, and the event is passed over |
 //!
-//! The cursor of the async projection `orders` is that of the consumer `projection.orders`. Several processes may run the same
-//! projection: of two that apply the same events, one is refused and rolls back, so each event is applied once.
+//! The cursor of the async projection `orders` is that of the consumer `projection orders`. Several processes may run the same
+//! projection: of two that apply the same events, one is refused and rolls back, so each event is applied once. A transaction moves
+//! the cursor before its handler runs: the lock of the cursor keeps out other processes and rebuilds until it ends.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,19 +20,18 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::event::RecordedEvent;
+use super::fault::Fault;
 use super::store::EventStore;
 use super::subscribe::Selection;
 use crate::driver::{InTransaction, Statement, Transactions, text};
-use crate::error::Error;
+use crate::error::{Error, described};
 use crate::message::Message;
-use crate::outbox::Outbox;
-use crate::reader::{Reader, Step, Stopped, finish, later};
-use crate::worker::{chain, panic_text};
+use crate::outbox::{Backoff, Outbox, passes};
+use crate::reader::{Reader, Step, Stopped, advance_first, finish, later};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -63,7 +63,7 @@ pub enum ProjectionState {
     Paused,
     /// It stands at an event that cannot be applied, and tries again.
     Faulted,
-    /// It has ended with an error that retrying does not solve, or its handler panicked.
+    /// It has ended with an error that retrying does not solve.
     Failed,
 }
 
@@ -108,7 +108,20 @@ struct Counts {
     latency: Duration,
     is_paused: bool,
     failure: Option<String>,
-    task: Option<(CancellationToken, JoinHandle<()>)>,
+    task: Option<Task>,
+}
+
+/// A projection that runs.
+struct Task {
+    stop: CancellationToken,
+    /// Cancelled when it has ended.
+    ended: CancellationToken,
+}
+
+impl Counts {
+    fn is_running(&self) -> bool {
+        self.task.as_ref().is_some_and(|task| !task.ended.is_cancelled())
+    }
 }
 
 enum Kind<P: Transactions + 'static> {
@@ -129,11 +142,7 @@ impl<P: Transactions + 'static> Projection<P> {
     }
 
     fn consumer(&self) -> String {
-        format!("projection.{}", self.name)
-    }
-
-    fn is_running(&self) -> bool {
-        self.counts().task.as_ref().is_some_and(|(_, task)| !task.is_finished())
+        format!("projection {}", self.name)
     }
 
     fn applied(&self, events: &[RecordedEvent]) {
@@ -199,10 +208,11 @@ impl<P: Transactions + 'static> ProjectionEngine<P> {
     }
 
     /// Registers an async projection. The handler gets a transaction and up to 100 events (see [`Selection::batch`]), and the
-    /// cursor moves in the same transaction. [`ProjectionEngine::start`] starts it.
+    /// cursor moves in the same transaction. An error or a panic of the handler is recorded with the cursor, and the events are
+    /// applied again. [`ProjectionEngine::start`] starts it.
     ///
     /// # Errors
-    /// 22023 if there is a projection of this name.
+    /// 22023 if there is a projection of this name, or the selection is that of one member.
     pub fn register(
         &self,
         name: &str,
@@ -212,11 +222,12 @@ impl<P: Transactions + 'static> ProjectionEngine<P> {
         + Sync
         + 'static,
     ) -> Result<()> {
+        selection.check_whole()?;
         self.add(name, selection, Kind::Async(Arc::new(handler)))
     }
 
     /// Registers a live projection, for example for a cache or a dashboard. The handler gets each event that is appended from the
-    /// start on, and its errors are logged.
+    /// start on. Its errors and panics are logged, and the next event follows. Nothing ends it but a stop.
     ///
     /// # Errors
     /// 22023 if there is a projection of this name.
@@ -259,44 +270,56 @@ impl<P: Transactions + 'static> ProjectionEngine<P> {
     pub fn start(&self) {
         let all: Vec<_> = lock(&self.0.projections).values().cloned().collect();
         for projection in all {
-            if !projection.is_running() && !projection.counts().is_paused {
-                self.start_one(projection);
-            }
+            self.start_one(&projection, false);
         }
     }
 
-    fn start_one(&self, projection: Arc<Projection<P>>) {
-        let (token, inner, running) = (CancellationToken::new(), self.0.clone(), projection.clone());
-        let stop = token.clone();
-        let task = tokio::spawn(async move {
+    /// Starts a projection unless it runs. The check and the start are one step.
+    fn start_one(&self, projection: &Arc<Projection<P>>, resumes: bool) {
+        let mut counts = projection.counts();
+        if resumes {
+            counts.is_paused = false;
+        }
+        if counts.is_paused || counts.is_running() {
+            return;
+        }
+        let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
+        let (inner, running) = (self.0.clone(), projection.clone());
+        let (stopped, end) = (stop.clone(), ended.clone().drop_guard());
+        tokio::spawn(async move {
+            // The end is told when this task is dropped, too.
+            let _end = end;
             tracing::info!(projection = running.name, "the projection starts");
-            let ended = AssertUnwindSafe(run(inner.clone(), running.clone(), stop)).catch_unwind().await;
-            let ended = ended.unwrap_or_else(|panic| {
-                let text = panic_text(panic.as_ref()).to_owned();
-                Err(Error::new("XX000", "the handler of a projection panicked").detail(text))
-            });
-            if let Err(error) = ended {
-                tracing::error!(projection = running.name, error = error.report(), "the projection has ended");
-                running.counts().failure = Some(error.report());
+            if let Err(error) = run(inner.clone(), running.clone(), stopped).await {
+                tracing::error!(projection = running.name, error = described(&error), "the projection has ended");
+                running.counts().failure = Some(described(&error));
                 inner.failed.notify_one();
             }
         });
-        let mut counts = projection.counts();
         counts.failure = None;
-        counts.task = Some((token, task));
+        counts.task = Some(Task { stop, ended });
     }
 
     /// Stops all projections. Batches that have begun are finished.
     pub async fn stop(&self) {
+        self.cancel();
         let all: Vec<_> = lock(&self.0.projections).values().cloned().collect();
-        for projection in &all {
-            if let Some((token, _)) = &projection.counts().task {
-                token.cancel();
-            }
-        }
         for projection in &all {
             stop(projection).await;
         }
+    }
+
+    /// Tells all projections to stop, and does not wait.
+    fn cancel(&self) {
+        for projection in lock(&self.0.projections).values() {
+            if let Some(task) = &projection.counts().task {
+                task.stop.cancel();
+            }
+        }
+    }
+
+    fn failure(&self) -> Option<String> {
+        lock(&self.0.projections).values().find_map(|projection| projection.counts().failure.clone())
     }
 
     /// Runs all projections until `shutdown` is ready, for example as a part of [`Workers`](crate::app::Workers::beside).
@@ -304,13 +327,21 @@ impl<P: Transactions + 'static> ProjectionEngine<P> {
     /// # Errors
     /// The first error of a projection that retrying does not solve, such as a missing privilege. The others are stopped then.
     pub async fn run_until(&self, shutdown: impl Future<Output = ()>) -> Result<()> {
+        // If this future is dropped, the projections stop as well.
+        let _guard = StopOnDrop(self);
         self.start();
+        let failed = async {
+            loop {
+                // A failure of an earlier run may have been told, which is none of this one.
+                if let Some(error) = self.failure() {
+                    return error;
+                }
+                self.0.failed.notified().await;
+            }
+        };
         let failed = tokio::select! {
             () = shutdown => None,
-            () = self.0.failed.notified() => {
-                let all = lock(&self.0.projections);
-                all.values().find_map(|projection| projection.counts().failure.clone())
-            }
+            error = failed => Some(error),
         };
         self.stop().await;
         match failed {
@@ -336,10 +367,7 @@ impl<P: Transactions + 'static> ProjectionEngine<P> {
     /// Kind not_found if there is no such projection.
     pub fn resume(&self, name: &str) -> Result<()> {
         let projection = self.find(name)?;
-        projection.counts().is_paused = false;
-        if !projection.is_running() {
-            self.start_one(projection);
-        }
+        self.start_one(&projection, true);
         Ok(())
     }
 
@@ -353,8 +381,9 @@ impl<P: Transactions + 'static> ProjectionEngine<P> {
         let cursor = if is_live { Value::Null } else { cursor(&self.0.outbox, &projection.consumer()).await? };
         let position = cursor["position"].as_i64().unwrap_or(0);
         let lag = if is_live { 0 } else { self.head().await?.saturating_sub(position).max(0) };
-        let (error, is_running) = (cursor["last_error"].as_str().map(str::to_owned), projection.is_running());
+        let error = cursor["last_error"].as_str().map(str::to_owned);
         let counts = projection.counts();
+        let is_running = counts.is_running();
         let state = match (&counts.failure, &error) {
             (Some(_), _) => ProjectionState::Failed,
             _ if counts.is_paused => ProjectionState::Paused,
@@ -380,7 +409,7 @@ impl<P: Transactions + 'static> ProjectionEngine<P> {
         Ok(rows.first().and_then(Value::as_i64).unwrap_or(0))
     }
 
-    /// Rebuilds an async projection: `reset` empties its tables, and the cursor goes back to the beginning in the same
+    /// Rebuilds an async projection: the cursor goes back to where its selection begins, and `reset` empties its tables in the same
     /// transaction. Returns when the projection is where the feed ended at the call. `progress` is told each second. The
     /// projection may run meanwhile, here and in other processes; no event is applied twice.
     ///
@@ -400,11 +429,13 @@ impl<P: Transactions + 'static> ProjectionEngine<P> {
         let total = self.head().await?;
         let mut session = self.0.pool.take_session().await?;
         let mut tx = P::begin(&mut session).await?;
-        reset(&mut tx)
-            .await
-            .map_err(|error| Error::new("OB015", "the reset of a projection failed").detail(chain(error.as_ref())))?;
-        let sql = "select \"position\"::text as r from outbox.cursor_reset($1, 0, 'rebuild')";
-        P::column(&mut tx, Statement::new(sql, [text(projection.consumer())])).await?;
+        // The cursor first: its lock waits for a batch that is being applied, and keeps others out until the tables are empty.
+        let sql = "select \"position\"::text as r from outbox.cursor_reset($1, $2::int8, 'rebuild')";
+        let begin = projection.selection.begins_after();
+        P::column(&mut tx, Statement::new(sql, [text(projection.consumer()), text(begin)])).await?;
+        caught(async { reset(&mut tx).await }).await.map_err(|error| {
+            Error::new("OB015", "the reset of a projection failed").detail(described(error.as_ref()))
+        })?;
         P::commit(tx).await?;
         drop(session);
         // An instance that waits for new events does not see that the cursor went back, so this call applies the events itself. A
@@ -443,14 +474,34 @@ impl<P: Transactions + 'static> ProjectionEngine<P> {
     }
 }
 
-async fn stop<P: Transactions + 'static>(projection: &Projection<P>) {
-    let task = projection.counts().task.take();
-    if let Some((token, task)) = task {
-        token.cancel();
-        if let Err(error) = task.await {
-            tracing::error!(projection = projection.name, %error, "the projection panicked");
-        }
+struct StopOnDrop<'e, P: Transactions + 'static>(&'e ProjectionEngine<P>);
+
+impl<P: Transactions + 'static> Drop for StopOnDrop<'_, P> {
+    fn drop(&mut self) {
+        self.0.cancel();
     }
+}
+
+async fn stop<P: Transactions + 'static>(projection: &Projection<P>) {
+    let ended = projection.counts().task.as_ref().map(|task| {
+        task.stop.cancel();
+        task.ended.clone()
+    });
+    if let Some(ended) = ended {
+        ended.cancelled().await;
+    }
+}
+
+/// Runs a handler of the application, whose panic becomes an error.
+async fn caught(handled: impl Future<Output = Result<(), BoxError>>) -> Result<(), BoxError> {
+    let caught = AssertUnwindSafe(handled).catch_unwind().await;
+    caught.unwrap_or_else(|panic| {
+        // A literal text has no values in it. Others may, for example that of unwrap().
+        Err(match panic.downcast_ref::<&str>() {
+            Some(text) => format!("the handler panicked: {text}").into(),
+            None => "the handler panicked".into(),
+        })
+    })
 }
 
 async fn cursor(outbox: &Outbox, consumer: &str) -> Result<Value> {
@@ -488,14 +539,46 @@ async fn live<P: Transactions + 'static>(
     projection: Arc<Projection<P>>,
     handler: LiveHandler,
 ) -> Result<()> {
-    let head = inner.outbox.call("head", Value::Null, &[]).await?;
-    let head = head.first().and_then(Value::as_i64).unwrap_or(0);
-    let mut events = inner.store.subscribe(&inner.outbox, projection.selection.clone().after(head));
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        tracing::error!(projection = projection.name, error = described(error), "a live projection failed");
+    };
+    let mut backoff = Backoff::default();
+    let mut subscription = None;
     loop {
-        let event = events.next().await?;
-        projection.applied(std::slice::from_ref(&event));
-        if let Err(error) = handler(event).await {
-            tracing::error!(projection = projection.name, error = chain(error.as_ref()), "a live projection failed");
+        let events = match &mut subscription {
+            Some(events) => events,
+            None => match inner.outbox.call("head", Value::Null, &[]).await {
+                Ok(head) => {
+                    let head = head.first().and_then(Value::as_i64).unwrap_or(0);
+                    let selection = projection.selection.clone().after(head);
+                    subscription.insert(inner.store.subscribe(&inner.outbox, selection))
+                }
+                Err(error) => {
+                    failed(&error);
+                    tokio::time::sleep(backoff.next()).await;
+                    continue;
+                }
+            },
+        };
+        match events.next().await {
+            Ok(event) => {
+                backoff.reset();
+                projection.applied(std::slice::from_ref(&event));
+                if let Err(error) = caught(async { handler(event).await }).await {
+                    failed(error.as_ref());
+                }
+            }
+            Err(error) => {
+                failed(&error);
+                // An event that cannot be decoded is passed over. Another error is one of reading.
+                if !events.skip() {
+                    if error.code() == "OB009" {
+                        // The position is no longer stored, or in a history that was lost.
+                        subscription = None;
+                    }
+                    tokio::time::sleep(backoff.next()).await;
+                }
+            }
         }
     }
 }
@@ -518,8 +601,8 @@ impl<P: Transactions + 'static> Step for Applied<P> {
         let step: BoxFuture<'a, Result<(), Stopped>> = Box::pin(async move {
             let mut session = self.pool.take_session().await.map_err(later)?;
             let mut tx = P::begin(&mut session).await.map_err(later)?;
-            let applied = self.apply(&mut tx, messages).await;
-            let events = applied.map_err(|error| Stopped::Effect(chain(error.as_ref())))?;
+            advance_first::<P>(reader, &mut tx, messages).await?;
+            let events = self.apply(&mut tx, messages).await.map_err(stopped)?;
             finish::<P>(reader, tx, messages).await?;
             self.projection.applied(&events);
             Ok(())
@@ -534,8 +617,42 @@ impl<P: Transactions + 'static> Applied<P> {
         events.retain(|event| self.projection.selection.takes(event));
         if !events.is_empty() {
             self.store.decode(&mut Connection::new(&mut InTransaction::<P>(tx)), &mut events).await?;
-            (self.handler)(tx, &events).await?;
+            caught(async { (self.handler)(tx, &events).await }).await?;
         }
         Ok(events)
     }
+}
+
+/// Sorts the error of a handler. A conflict of versions, a deadlock and a lost connection pass: nothing is wrong with the event.
+fn stopped(error: BoxError) -> Stopped {
+    let ours = match error.downcast::<Error>() {
+        Ok(ours) => *ours,
+        Err(error) => match of_driver(error) {
+            Ok(ours) => ours,
+            Err(error) => return Stopped::Effect(described(error.as_ref())),
+        },
+    };
+    match Fault::is_worth_a_retry(&ours) || passes(&ours) {
+        true => Stopped::Stale(ours),
+        false => Stopped::Effect(described(&ours)),
+    }
+}
+
+/// Returns the error of a driver as one of this crate.
+fn of_driver(error: BoxError) -> Result<Error, BoxError> {
+    let error = match error.downcast::<tokio_postgres::Error>() {
+        Ok(error) => return Ok((*error).into()),
+        Err(error) => error,
+    };
+    #[cfg(feature = "sqlx")]
+    let error = match error.downcast::<sqlx::Error>() {
+        Ok(error) => return Ok((*error).into()),
+        Err(error) => error,
+    };
+    #[cfg(feature = "diesel-async")]
+    let error = match error.downcast::<diesel::result::Error>() {
+        Ok(error) => return Ok((*error).into()),
+        Err(error) => error,
+    };
+    Err(error)
 }

@@ -5,47 +5,62 @@
 //! is handled once, and nothing that it sends is lost. The server locks the saga, compares versions, and knows which events it has
 //! handled.
 //!
-//! A time-out is a message of the topic `saga.timeout` with `deliver_at`. A subscription of the application gets it and calls
-//! [`SagaManager::timed_out`].
+//! A time-out is a message of the topic `saga.timeout.TYPE` with `deliver_at`. The manager makes the subscription `saga TYPE
+//! time-outs`, works on it, and lets the saga handle the time-outs that it still waits for. The state of a saga and the reason of its
+//! failure are stored as they are: not encrypted.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::future::BoxFuture;
+use chrono::{DateTime, Datelike as _, TimeDelta, Utc};
+use futures_util::future::{BoxFuture, join_all};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::event::{NewEvent, RecordedEvent};
 use super::fault::Fault;
+use super::metadata::Metadata;
 use super::project::{BoxError, ProjectionEngine, ProjectionStatus};
 use super::retry::Retry;
 use super::source::now;
 use super::store::{EventStore, IntoEvent, one};
 use super::subscribe::Selection;
+use crate::admin::EnsureSubscription;
 use crate::driver::{Executor as _, InTransaction, Statement, Transactions, text};
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, described};
 use crate::message::{Message, Param};
-use crate::outbox::Outbox;
+use crate::outbox::{Backoff, Outbox, passes};
+use crate::worker::{Delivery, Failure};
 
 type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The topic of time-outs.
-pub const TIMEOUT: &str = "saga.timeout";
+/// The largest number of characters in the name of a type.
+const MAX_TYPE: usize = 80;
+
+/// Returns the topic of the time-outs of a type of sagas.
+pub fn timeout_topic(saga_type: &str) -> String {
+    format!("saga.timeout.{saga_type}")
+}
+
+/// Returns the name of the subscription on the time-outs of a type of sagas.
+pub fn timeout_subscription(saga_type: &str) -> String {
+    format!("saga {saga_type} time-outs")
+}
 
 /// The state of a process of several steps. `Default` is the state before its first event.
 pub trait Saga: Serialize + DeserializeOwned + Default + Send + Sync + 'static {
-    /// The name of the type.
+    /// The name of the type: up to 80 letters, digits and underscores.
     const TYPE: &'static str;
 
     /// The names of its steps, in order. The first one runs when the saga starts.
     const STEPS: &'static [&'static str] = &[];
 
-    /// Returns whether an event of this type starts a saga, if there is none for its correlation id.
+    /// Returns whether an event of this type starts a saga, if there is none for its correlation id that has not ended.
     fn starts_with(event_type: &str) -> bool;
 
     /// Returns the id of the saga that an event belongs to. `None`: it belongs to none.
@@ -57,6 +72,11 @@ pub trait Saga: Serialize + DeserializeOwned + Default + Send + Sync + 'static {
     /// An error is a fault of the program. It is recorded, and the event is handled again later. A step that has failed is
     /// [`Actions::fail`].
     fn handle(&mut self, event: &RecordedEvent, actions: &mut Actions) -> Result<(), BoxError>;
+
+    /// Takes note of an event that was erased, or whose key was revoked so that [`Saga::handle`] returns an error.
+    fn redacted(&mut self, event: &RecordedEvent) {
+        let _ = event;
+    }
 
     /// Undoes a step that was done. It is called for the steps that are done, the last one first, when the saga fails.
     ///
@@ -78,7 +98,7 @@ pub trait Saga: Serialize + DeserializeOwned + Default + Send + Sync + 'static {
 }
 
 /// A message that a saga sends.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Sent {
     /// The topic.
     pub topic: String,
@@ -88,9 +108,19 @@ pub struct Sent {
     pub key: Option<String>,
     /// The time before which it is not delivered.
     pub deliver_at: Option<DateTime<Utc>>,
+    /// The name of the time-out that it is.
+    pub timeout: Option<String>,
 }
 
-/// The actions of a saga. They happen in the transaction that saves it.
+impl fmt::Debug for Sent {
+    /// Shows no payload, because it may be confidential.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sent").field("topic", &self.topic).field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+/// The actions of a saga. They happen in the transaction that saves it. Its messages and events have the correlation id, the tenant
+/// and the user of the event or time-out that it handles, and its id as causation id.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Actions {
     /// The id of the saga.
@@ -112,7 +142,7 @@ impl Actions {
     /// 22023 if the payload cannot be written as JSON.
     pub fn send(&mut self, topic: impl Into<String>, payload: &(impl Serialize + ?Sized)) -> Result<()> {
         let (payload, key) = (serde_json::to_value(payload)?, Some(self.saga_id.clone()));
-        self.sent.push(Sent { topic: topic.into(), payload, key, deliver_at: None });
+        self.sent.push(Sent { topic: topic.into(), payload, key, deliver_at: None, timeout: None });
         Ok(())
     }
 
@@ -125,12 +155,25 @@ impl Actions {
         Ok(())
     }
 
-    /// Asks for a time-out. If the saga has not ended by then, [`Saga::timed_out`] gets the name.
-    pub fn timeout(&mut self, name: &str, after: Duration) {
-        let deliver_at = TimeDelta::from_std(after).ok().and_then(|after| now().checked_add_signed(after));
-        let payload = json!({"saga_type": self.saga_type, "saga_id": self.saga_id, "name": name});
-        let key = Some(self.saga_id.clone());
-        self.sent.push(Sent { topic: TIMEOUT.to_owned(), payload, key, deliver_at });
+    /// Asks for a time-out. If the saga has not ended by then, [`Saga::timed_out`] gets the name. Another call with the name replaces
+    /// the time-out.
+    ///
+    /// # Errors
+    /// 22023 if the time is too far away.
+    pub fn timeout(&mut self, name: &str, after: Duration) -> Result<()> {
+        let at = TimeDelta::from_std(after).ok().and_then(|after| now().checked_add_signed(after));
+        // The largest year of a timestamp that all clients read.
+        let at = at.filter(|at| at.year() <= 9999);
+        let at = at.ok_or_else(|| Error::invalid(format!("the time-out \"{}\" is too far away", name)))?;
+        self.sent.retain(|sent| sent.timeout.as_deref() != Some(name));
+        self.sent.push(Sent {
+            topic: timeout_topic(self.saga_type),
+            payload: json!({"saga_type": self.saga_type, "saga_id": self.saga_id, "name": name}),
+            key: Some(self.saga_id.clone()),
+            deliver_at: Some(at),
+            timeout: Some(name.to_owned()),
+        });
+        Ok(())
     }
 
     /// Counts the current step as done. The next step runs. The last step completes the saga.
@@ -159,7 +202,7 @@ pub struct Step {
 }
 
 /// A saga that was loaded.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Instance<S> {
     /// The state.
     pub state: S,
@@ -169,6 +212,13 @@ pub struct Instance<S> {
     pub steps: Vec<Step>,
     /// Why it has failed.
     pub failure_reason: Option<String>,
+}
+
+impl<S> fmt::Debug for Instance<S> {
+    /// Shows no state, because it may be confidential.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Instance").field("status", &self.status).field("steps", &self.steps).finish_non_exhaustive()
+    }
 }
 
 impl<S: Saga> Default for Instance<S> {
@@ -211,7 +261,8 @@ impl<S: Saga> Instance<S> {
     }
 
     fn fail(&mut self, reason: String, actions: &mut Actions) {
-        "compensated".clone_into(&mut self.status);
+        let has_done = self.steps.iter().any(|step| step.status == "completed");
+        if has_done { "compensated" } else { "failed" }.clone_into(&mut self.status);
         self.failure_reason = Some(reason);
         for step in &mut self.steps {
             if step.status == "running" {
@@ -220,7 +271,8 @@ impl<S: Saga> Instance<S> {
         }
         for step in self.steps.iter_mut().rev().filter(|step| step.status == "completed") {
             if let Err(error) = self.state.compensate(&step.name, actions) {
-                tracing::error!(saga = S::TYPE, step = step.name, %error, "a step cannot be undone");
+                let error = described(error.as_ref());
+                tracing::error!(saga = S::TYPE, step = step.name, error, "a step cannot be undone");
                 let reason = self.failure_reason.take().unwrap_or_default();
                 self.failure_reason = Some(format!("{reason}; step \"{}\" cannot be undone: {error}", step.name));
                 "compensation_failed".clone_into(&mut self.status);
@@ -235,12 +287,41 @@ impl<S: Saga> Instance<S> {
 #[derive(Deserialize)]
 struct Stored {
     saga_id: String,
+    correlation_id: Option<String>,
     status: String,
     steps: Vec<Step>,
-    state: Value,
+    state: StoredState,
     failure_reason: Option<String>,
     version: i64,
     completed_at: Option<DateTime<Utc>>,
+}
+
+/// The state as it is stored, in all clients.
+#[derive(Clone, Default, Serialize, Deserialize)]
+struct StoredState {
+    state: Value,
+    /// The message id of each time-out that the saga waits for, by its name.
+    #[serde(default)]
+    timeouts: BTreeMap<String, i64>,
+}
+
+impl Stored {
+    fn instance<S: Saga>(&self) -> Result<Instance<S>> {
+        Ok(Instance {
+            state: serde_json::from_str(&self.state.state.to_string())?,
+            status: self.status.clone(),
+            steps: self.steps.clone(),
+            failure_reason: self.failure_reason.clone(),
+        })
+    }
+
+    /// Returns the metadata of what the saga sends.
+    fn context(&self, cause: Metadata) -> Metadata {
+        match (cause.text("correlation_id"), &self.correlation_id) {
+            (None, Some(id)) => cause.correlation_id(id.clone()),
+            _ => cause,
+        }
+    }
 }
 
 async fn find(on: &mut Connection<'_>, saga_type: &str, correlation_id: &str) -> Result<Option<Stored>> {
@@ -249,15 +330,27 @@ async fn find(on: &mut Connection<'_>, saga_type: &str, correlation_id: &str) ->
     rows.into_iter().flatten().next().map(|row| Ok(serde_json::from_str(&row)?)).transpose()
 }
 
+async fn load(on: &mut Connection<'_>, saga_type: &str, saga_id: &str) -> Result<Stored> {
+    let sql = "select to_jsonb(s)::text as r from outbox.saga_load($1, $2) s";
+    one(on.run(Statement::new(sql, [text(saga_type), text(saga_id)])).await?)
+}
+
+/// Locks a saga, and returns whether it has not handled the message yet.
+async fn is_new(on: &mut Connection<'_>, saga_type: &str, saga_id: &str, message_id: i64) -> Result<bool> {
+    let sql = "select outbox.saga_handle($1, $2, $3::int8)::text as r";
+    one(on.run(Statement::new(sql, [text(saga_type), text(saga_id), text(message_id)])).await?)
+}
+
+/// Stores a saga as it is in `stored`, which gets the new version.
 async fn save<S: Saga>(
     on: &mut Connection<'_>,
-    saga_id: &str,
-    version: i64,
+    stored: &mut Stored,
     instance: &Instance<S>,
     status: &str,
-) -> Result<i64> {
+) -> Result<()> {
     let sql = "select outbox.saga_save($1, $2, $3::jsonb, $4::int8, status => $5, step => $6::int4, steps => $7::jsonb,
-            correlation_id => $2, failure_reason => $8)::text as r";
+            correlation_id => $8, failure_reason => $9)::text as r";
+    stored.state.state = serde_json::to_value(&instance.state)?;
     let step = instance.steps.iter().take_while(|step| step.status == "completed").count();
     let reason = instance
         .failure_reason
@@ -265,72 +358,183 @@ async fn save<S: Saga>(
         .map(|reason| Param::Text(reason.chars().filter(|c| *c != '\0').take(10_000).collect()));
     let params = [
         text(S::TYPE),
-        text(saga_id),
-        text(serde_json::to_value(&instance.state)?),
-        text(version),
+        text(&stored.saga_id),
+        text(serde_json::to_value(&stored.state)?),
+        text(stored.version),
         text(status),
         text(step),
         text(serde_json::to_value(&instance.steps)?),
+        stored.correlation_id.clone().map(Param::Text),
         reason,
     ];
-    one(on.run(Statement::new(sql, params)).await?)
+    stored.version = one(on.run(Statement::new(sql, params)).await?)?;
+    Ok(())
 }
 
-/// Lets a saga act on the message or event `message_id`, unless it has done so before or has ended.
-async fn act<S: Saga>(
+/// Starts a saga, and returns its id.
+async fn start<S: Saga>(on: &mut Connection<'_>, saga_id: String, correlation_id: String) -> Result<String> {
+    let instance = Instance::<S>::default();
+    let mut stored = Stored {
+        saga_id,
+        correlation_id: Some(correlation_id),
+        status: String::new(),
+        steps: Vec::new(),
+        state: StoredState::default(),
+        failure_reason: None,
+        version: 0,
+        completed_at: None,
+    };
+    let saved = save(on, &mut stored, &instance, "started").await;
+    saved.map_err(|error| match error.code() {
+        // Another transaction has started one meanwhile. The next attempt finds it.
+        "42710" => Error::new("OB013", error.to_string()),
+        _ => error,
+    })?;
+    Ok(stored.saga_id)
+}
+
+/// Lets a saga handle an event, unless it has done so before or has ended.
+async fn handle_event<S: Saga>(
     store: &EventStore,
     on: &mut Connection<'_>,
-    correlation_id: &str,
-    message_id: i64,
-    starts: bool,
-    act: impl FnOnce(&mut S, &mut Actions) -> Result<(), BoxError>,
+    event: &RecordedEvent,
 ) -> Result<(), BoxError> {
-    let saga_id = match find(on, S::TYPE, correlation_id).await? {
-        Some(found) if found.completed_at.is_some() => return Ok(()),
-        Some(found) => found.saga_id,
-        None if starts => {
-            save(on, correlation_id, 0, &Instance::<S>::default(), "started").await?;
-            correlation_id.to_owned()
+    let Some(correlation) = S::correlation(event) else { return Ok(()) };
+    let starts = S::starts_with(&event.event_type);
+    let saga_id = match find(on, S::TYPE, &correlation).await? {
+        Some(found) if found.completed_at.is_none() => found.saga_id,
+        Some(ended) => {
+            // The event may be one that the saga has handled before it ended.
+            if !starts || !is_new(on, S::TYPE, &ended.saga_id, event.message_id).await? {
+                return Ok(());
+            }
+            start::<S>(on, format!("{correlation}#{}", event.message_id), correlation).await?
         }
+        None if starts => start::<S>(on, correlation.clone(), correlation).await?,
         None => return Ok(()),
     };
-    let sql = "select outbox.saga_handle($1, $2, $3::int8)::text as r";
-    let is_new: bool = one(on.run(Statement::new(sql, [text(S::TYPE), text(&saga_id), text(message_id)])).await?)?;
-    if !is_new {
+    if !is_new(on, S::TYPE, &saga_id, event.message_id).await? {
         return Ok(());
     }
-    // The saga is locked now.
-    let sql = "select to_jsonb(s)::text as r from outbox.saga_load($1, $2) s";
-    let stored: Stored = one(on.run(Statement::new(sql, [text(S::TYPE), text(&saga_id)])).await?)?;
+    // The saga is locked now, and may have ended while this transaction waited.
+    let stored = load(on, S::TYPE, &saga_id).await?;
     if stored.completed_at.is_some() {
         return Ok(());
     }
-    let state = serde_json::from_str(&stored.state.to_string())?;
-    let (status, steps, failure_reason) = (stored.status, stored.steps, stored.failure_reason);
-    let mut instance = Instance { state, status, steps, failure_reason };
-    let actions = instance.act(&saga_id, act)?;
-    let mut version = stored.version;
-    if instance.status.starts_with("compensat") {
-        version = save(on, &saga_id, version, &instance, "compensating").await?;
+    let mut instance = stored.instance::<S>()?;
+    let handled = match event.is_erased() {
+        true => None,
+        false => match instance.act(&saga_id, |saga, actions| saga.handle(event, actions)) {
+            Ok(actions) => Some(actions),
+            Err(error) if event.redacted => {
+                tracing::warn!(saga = S::TYPE, saga_id, error = described(error.as_ref()), "a redacted event is noted");
+                None
+            }
+            Err(error) => return Err(error),
+        },
+    };
+    let actions = match handled {
+        Some(actions) => actions,
+        None => {
+            instance = stored.instance()?;
+            instance.act(&saga_id, |saga, _| {
+                saga.redacted(event);
+                Ok(())
+            })?
+        }
+    };
+    let cause = event.event_id.clone().unwrap_or_else(|| event.message_id.to_string());
+    let context = of_message(event.tenant.as_deref(), |name| event.get_metadata(name)).causation_id(cause);
+    finish(store, on, stored, instance, actions, context).await
+}
+
+/// Lets a saga handle a time-out that it waits for.
+async fn handle_timeout<S: Saga>(
+    store: &EventStore,
+    on: &mut Connection<'_>,
+    message_id: i64,
+    timeout: &TimedOut,
+    context: Metadata,
+) -> Result<(), BoxError> {
+    let TimedOut { saga_id, name, .. } = timeout;
+    match is_new(on, S::TYPE, saga_id, message_id).await {
+        Ok(true) => {}
+        Ok(false) => return Ok(()),
+        Err(error) if error.kind() == Kind::NotFound => {
+            tracing::warn!(saga = S::TYPE, saga_id, "a time-out comes late: the saga was deleted");
+            return Ok(());
+        }
+        Err(error) => return Err(error.into()),
     }
-    save(on, &saga_id, version, &instance, &instance.status).await?;
+    let mut stored = load(on, S::TYPE, saga_id).await?;
+    // A time-out that was set again has another message.
+    if stored.completed_at.is_some() || stored.state.timeouts.get(name) != Some(&message_id) {
+        return Ok(());
+    }
+    stored.state.timeouts.remove(name);
+    let mut instance = stored.instance::<S>()?;
+    let actions = instance.act(saga_id, |saga, actions| saga.timed_out(name, actions))?;
+    finish(store, on, stored, instance, actions, context.causation_id(message_id.to_string())).await
+}
+
+/// Returns the metadata that goes on from an event or a message.
+fn of_message<'m>(tenant: Option<&str>, entry: impl Fn(&'static str) -> Option<&'m str>) -> Metadata {
+    let mut metadata = Metadata::new();
+    for name in ["correlation_id", "user_id"] {
+        if let Some(value) = entry(name) {
+            metadata = metadata.set(name, value);
+        }
+    }
+    match tenant {
+        Some(tenant) => metadata.tenant(tenant),
+        None => metadata,
+    }
+}
+
+/// Sends and appends, and stores the saga.
+async fn finish<S: Saga>(
+    store: &EventStore,
+    on: &mut Connection<'_>,
+    mut stored: Stored,
+    instance: Instance<S>,
+    actions: Actions,
+    context: Metadata,
+) -> Result<(), BoxError> {
+    let context = stored.context(context);
     for sent in actions.sent {
         let mut message = Message::to(sent.topic).json(&sent.payload)?;
+        let (entries, tenant) = context.clone().into_parts();
+        for (name, value) in entries {
+            // A time-out gets its own id as causation when it is handled.
+            if sent.timeout.is_none() || name != "causation_id" {
+                message = message.set_metadata(name, value);
+            }
+        }
+        if let Some(tenant) = tenant {
+            message = message.tenant(tenant);
+        }
         if let Some(key) = sent.key {
             message = message.key(key);
         }
         if let Some(at) = sent.deliver_at {
             message = message.deliver_at(at);
         }
-        message.enqueue(&mut *on).await?;
+        let message_id = message.enqueue(&mut *on).await?;
+        if let Some(name) = sent.timeout {
+            stored.state.timeouts.insert(name, message_id);
+        }
     }
     for (stream, event) in actions.appended {
-        store.append(&mut *on, &stream, [event], super::ANY).await?;
+        store.append_with(&mut *on, &stream, [event], super::ANY, context.clone()).await?;
     }
+    if instance.status.starts_with("compensat") {
+        save(on, &mut stored, &instance, "compensating").await?;
+    }
+    save(on, &mut stored, &instance, &instance.status).await?;
     Ok(())
 }
 
-/// A time-out of a saga: the payload of a message of the topic `saga.timeout`.
+/// A time-out of a saga: the payload of a message of the topic `saga.timeout.TYPE`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TimedOut {
     /// The type of the saga.
@@ -341,12 +545,14 @@ pub struct TimedOut {
     pub name: String,
 }
 
-type OnTimeout =
-    Arc<dyn for<'c> Fn(Connection<'c>, i64, &'c TimedOut) -> BoxFuture<'c, Result<(), BoxError>> + Send + Sync>;
+type OnTimeout = Arc<
+    dyn for<'c> Fn(Connection<'c>, i64, &'c TimedOut, Metadata) -> BoxFuture<'c, Result<(), BoxError>> + Send + Sync,
+>;
 
-/// Runs sagas. Each type is an async projection of an engine, named `saga.` and its type, with a cursor of its own. It is cheap to
-/// clone, and a clone is the same manager.
+/// Runs sagas. Each type is an async projection of an engine, named `saga TYPE`, with a cursor of its own. It is cheap to clone, and a
+/// clone is the same manager.
 pub struct SagaManager<P: Transactions + 'static> {
+    outbox: Outbox,
     engine: ProjectionEngine<P>,
     pool: P,
     store: EventStore,
@@ -356,7 +562,8 @@ pub struct SagaManager<P: Transactions + 'static> {
 impl<P: Transactions + 'static> Clone for SagaManager<P> {
     fn clone(&self) -> Self {
         let (engine, pool) = (self.engine.clone(), self.pool.clone());
-        SagaManager { engine, pool, store: self.store.clone(), timeouts: self.timeouts.clone() }
+        let (outbox, timeouts) = (self.outbox.clone(), self.timeouts.clone());
+        SagaManager { outbox, engine, pool, store: self.store.clone(), timeouts }
     }
 }
 
@@ -370,43 +577,43 @@ impl<P: Transactions + 'static> SagaManager<P> {
     /// Creates a manager without sagas. `outbox` reads the events, and `pool` begins the transactions.
     pub fn new(outbox: &Outbox, pool: P, store: EventStore) -> SagaManager<P> {
         let engine = ProjectionEngine::new(outbox, pool.clone(), store.clone());
-        SagaManager { engine, pool, store, timeouts: Arc::default() }
+        SagaManager { outbox: outbox.clone(), engine, pool, store, timeouts: Arc::default() }
     }
 
     /// Registers a saga, which gets the events of a selection.
     ///
     /// # Errors
-    /// 22023 if the type is registered already.
+    /// 22023 if the type is registered already or its name is malformed, or the selection is that of one member.
     pub fn register<S: Saga>(&self, selection: Selection) -> Result<()> {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if S::TYPE.is_empty() || S::TYPE.len() > MAX_TYPE || !S::TYPE.chars().all(is_part) {
+            return Err(Error::invalid(format!("malformed type of sagas \"{}\"", S::TYPE))
+                .hint("It has up to 80 letters, digits and underscores."));
+        }
         let store = self.store.clone();
-        self.engine.register(&format!("saga.{}", S::TYPE), selection, move |tx, events| {
+        self.engine.register(&projection_of(S::TYPE), selection, move |tx, events| {
             let store = store.clone();
             Box::pin(async move {
                 let mut tx = InTransaction::<P>(tx);
                 let mut on = Connection::new(&mut tx);
                 for event in events {
-                    let Some(id) = S::correlation(event) else { continue };
-                    let starts = S::starts_with(&event.event_type);
-                    let handle = |saga: &mut S, actions: &mut Actions| saga.handle(event, actions);
-                    act(&store, &mut on, &id, event.message_id, starts, handle).await?;
+                    handle_event::<S>(&store, &mut on, event).await?;
                 }
                 Ok(())
             })
         })?;
         let store = self.store.clone();
-        let timeout: OnTimeout = Arc::new(move |mut on, message_id, timeout| {
+        let timeout: OnTimeout = Arc::new(move |mut on, message_id, timeout, context| {
             let store = store.clone();
-            Box::pin(async move {
-                let time_out = |saga: &mut S, actions: &mut Actions| saga.timed_out(&timeout.name, actions);
-                act(&store, &mut on, &timeout.saga_id, message_id, false, time_out).await
-            })
+            Box::pin(async move { handle_timeout::<S>(&store, &mut on, message_id, timeout, context).await })
         });
         self.timeouts.lock().unwrap_or_else(PoisonError::into_inner).insert(S::TYPE, timeout);
         Ok(())
     }
 
-    /// Handles a time-out in a transaction. The handler of a subscription on `saga.timeout` calls it, with the id of the message.
-    /// The same message again does nothing, and neither does a time-out of a saga that has ended.
+    /// Handles a time-out in a transaction, as [`SagaManager::run_until`] does, with the id of its message. Its messages have the
+    /// metadata of the current task. A time-out that the saga does not wait for does nothing: one that was handled or set again, or
+    /// one of a saga that has ended.
     ///
     /// # Errors
     /// Kind not_found if the type is not registered; the error of [`Saga::timed_out`].
@@ -419,31 +626,79 @@ impl<P: Transactions + 'static> SagaManager<P> {
             error.is_some_and(|error| Fault::is_worth_a_retry(error) || error.kind() == Kind::Retry)
         };
         let attempt = || {
-            let handler = handler.clone();
+            let (handler, context) = (handler.clone(), Metadata::current());
             async move {
                 let mut session = self.pool.take_session().await?;
                 let mut tx = P::begin(&mut session).await?;
-                handler(Connection::new(&mut InTransaction::<P>(&mut tx)), message_id, timeout).await?;
+                let on = &mut InTransaction::<P>(&mut tx);
+                handler(Connection::new(on), message_id, timeout, context).await?;
                 Ok(P::commit(tx).await?)
             }
         };
         Retry::default().run(is_worth_it, attempt).await
     }
 
-    /// Returns a saga by its id, or `None`.
+    /// Works on the time-outs of a type until `stop` is cancelled.
+    async fn work(&self, saga_type: &'static str, stop: CancellationToken) -> Result<()> {
+        let (name, topic) = (timeout_subscription(saga_type), timeout_topic(saga_type));
+        let (mut backoff, topics) = (Backoff::default(), [topic.as_str()]);
+        let is_denied = loop {
+            let settings = EnsureSubscription { notify: Some(true), ..EnsureSubscription::default() };
+            let ensured = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                ensured = self.outbox.ensure_subscription(&name, &topics, settings) => ensured,
+            };
+            match ensured {
+                Ok(_) => break false,
+                Err(error) if passes(&error) => {
+                    tracing::warn!(subscription = name, error = error.report(), "it cannot be ensured yet");
+                    tokio::time::sleep(backoff.next()).await;
+                }
+                Err(error) if error.code() == "42501" => {
+                    tracing::warn!(subscription = name, "this role may not create it; it is used as it is");
+                    break true;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let manager = self.clone();
+        let handler = move |delivery: Delivery| {
+            let manager = manager.clone();
+            async move { manager.of_delivery(delivery).await }
+        };
+        match self.outbox.worker(&name).build(handler).run_until(stop.cancelled_owned()).await {
+            Err(error) if is_denied && error.kind() == Kind::NotFound => {
+                tracing::error!(
+                    subscription = name,
+                    "it does not exist, so the time-outs of these sagas are not handled"
+                );
+                Ok(())
+            }
+            worked => worked.map(|_| ()),
+        }
+    }
+
+    /// Handles the message of a time-out. The future is boxed, so that it is proven to be `Send` here.
+    fn of_delivery(self, delivery: Delivery) -> BoxFuture<'static, Result<(), Failure>> {
+        Box::pin(async move {
+            let Ok(timeout) = delivery.json::<TimedOut>() else {
+                return Err(Failure::dead("the payload is no time-out of a saga"));
+            };
+            let context = of_message(delivery.tenant.as_deref(), |name| delivery.get_metadata(name)?.as_str());
+            let handled = context.scope(self.timed_out(delivery.message_id, &timeout)).await;
+            handled.map_err(|error| Failure::retry(described(error.as_ref())))
+        })
+    }
+
+    /// Returns the saga of a correlation id, or `None`: the one that has not ended, or else the one that started last.
     ///
     /// # Errors
     /// 22023 if the stored state is no `S`.
-    pub async fn find<S: Saga>(&self, saga_id: &str) -> Result<Option<Instance<S>>> {
+    pub async fn find<S: Saga>(&self, correlation_id: &str) -> Result<Option<Instance<S>>> {
         let mut session = self.pool.take_session().await?;
         let mut tx = P::begin(&mut session).await?;
-        let found = find(&mut Connection::new(&mut InTransaction::<P>(&mut tx)), S::TYPE, saga_id).await?;
-        let instance = |stored: Stored| {
-            let (status, steps, failure_reason) = (stored.status, stored.steps, stored.failure_reason);
-            let state = serde_json::from_str(&stored.state.to_string())?;
-            Ok(Instance { state, status, steps, failure_reason })
-        };
-        found.map(instance).transpose()
+        let found = find(&mut Connection::new(&mut InTransaction::<P>(&mut tx)), S::TYPE, correlation_id).await?;
+        found.as_ref().map(Stored::instance).transpose()
     }
 
     /// Returns the engine, to pause and resume sagas.
@@ -456,14 +711,46 @@ impl<P: Transactions + 'static> SagaManager<P> {
     /// # Errors
     /// Those of [`ProjectionEngine::status`].
     pub async fn status<S: Saga>(&self) -> Result<ProjectionStatus> {
-        self.engine.status(&format!("saga.{}", S::TYPE)).await
+        self.engine.status(&projection_of(S::TYPE)).await
     }
 
-    /// Runs all sagas until `shutdown` is ready.
+    /// Runs all sagas, and works on their time-outs, until `shutdown` is ready. A role that may not create subscriptions works on
+    /// those that there are.
     ///
     /// # Errors
-    /// Those of [`ProjectionEngine::run_until`].
+    /// Those of [`ProjectionEngine::run_until`], and of a worker.
     pub async fn run_until(&self, shutdown: impl Future<Output = ()>) -> Result<()> {
-        self.engine.run_until(shutdown).await
+        let stop = CancellationToken::new();
+        let types: Vec<&'static str> =
+            self.timeouts.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        let workers = types.into_iter().map(|saga_type| {
+            let stop = stop.clone();
+            async move {
+                let worked = self.work(saga_type, stop.clone()).await;
+                if worked.is_err() {
+                    // The rest of the manager ends as well.
+                    stop.cancel();
+                }
+                worked
+            }
+        });
+        let engine = async {
+            let told = async {
+                tokio::select! {
+                    () = shutdown => {}
+                    () = stop.cancelled() => {}
+                }
+            };
+            let ended = self.engine.run_until(told).await;
+            stop.cancel();
+            ended
+        };
+        let (engine, workers) = tokio::join!(engine, join_all(workers));
+        workers.into_iter().fold(engine, Result::and)
     }
+}
+
+/// Returns the name of the projection of a type of sagas.
+fn projection_of(saga_type: &str) -> String {
+    format!("saga {saga_type}")
 }

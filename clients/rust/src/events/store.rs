@@ -84,12 +84,19 @@ pub struct StreamInfo {
 }
 
 /// A stored state of a stream.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[derive(Clone, PartialEq, Deserialize)]
 pub struct Snapshot {
     /// The version after which the stream had this state.
     pub version: i64,
     /// The state.
     pub state: Value,
+}
+
+impl fmt::Debug for Snapshot {
+    /// Shows no state, because it may be confidential.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").field("version", &self.version).finish_non_exhaustive()
+    }
 }
 
 type Inline = Arc<dyn for<'c> Fn(Connection<'c>, &'c [RecordedEvent]) -> BoxFuture<'c, Result<()>> + Send + Sync>;
@@ -112,6 +119,7 @@ pub struct EventStore {
     writes_json: bool,
     #[cfg(feature = "events-encryption")]
     encryption: Option<FieldEncryption>,
+    plain_snapshots: bool,
 }
 
 impl fmt::Debug for EventStore {
@@ -130,6 +138,7 @@ impl Default for EventStore {
             writes_json: true,
             #[cfg(feature = "events-encryption")]
             encryption: None,
+            plain_snapshots: false,
         }
     }
 }
@@ -177,8 +186,16 @@ impl EventStore {
         self
     }
 
+    /// Lets a store with encryption save snapshots, whose state is not encrypted.
+    #[must_use]
+    pub fn plain_snapshots(mut self) -> EventStore {
+        self.plain_snapshots = true;
+        self
+    }
+
     /// Adds an inline projection. The handler runs in the transaction that appends, after each append of events of these types
-    /// (exact names; none: all types). Its error is that of the append, and the transaction has to be rolled back.
+    /// (exact names; none: all types). Its error is that of the append, and the transaction has to be rolled back. A connection
+    /// that commits each statement by itself is refused.
     ///
     /// ```
     /// use pg_outbox::events::EventStore;
@@ -209,11 +226,12 @@ impl EventStore {
 
     /// Appends events to a stream, all or none, in the caller's transaction. `expected_version` is [`ANY`](super::ANY),
     /// [`NO_STREAM`](super::NO_STREAM), [`STREAM_EXISTS`](super::STREAM_EXISTS), or the last version of the stream. The events get
-    /// the metadata of the current task. Nothing is done without events.
+    /// the metadata of the current task. Without events, only the expected version is checked.
     ///
     /// # Errors
     /// [`Fault::Concurrency`](super::Fault) (OB013): the stream is not at the expected version. OB014: it is closed. 22023 for
-    /// malformed names and types that the registry refuses. The errors of encryption and of inline projections.
+    /// malformed names, types that the registry refuses, and a connection without a transaction if there are inline projections.
+    /// The errors of encryption and of inline projections.
     pub async fn append<I>(&self, on: impl Executor, stream: &str, events: I, expected_version: i64) -> Result<Appended>
     where
         I: IntoIterator<Item: IntoEvent>,
@@ -254,8 +272,12 @@ impl EventStore {
     ) -> Result<Appended> {
         if events.is_empty() {
             let last_version = self.stream_version(&mut on, stream).await?;
+            check_version(stream, expected_version, last_version)?;
             let (stream, message_ids) = (stream.to_owned(), Vec::new());
             return Ok(Appended { stream, first_version: last_version, last_version, message_ids, repeated: false });
+        }
+        if !self.inline.is_empty() {
+            check_transaction(&mut on, "an append with inline projections").await?;
         }
         let mut tenant = None;
         let writer = if self.writes_json { None } else { self.serializers.first() };
@@ -268,12 +290,13 @@ impl EventStore {
             }
             tenant = own;
             self.upcasters.stamp(&event.event_type, &mut metadata);
+            let event_id = event.event_id.map_or_else(super::source::uuid, Ok)?;
             if !self.inline.is_empty() {
                 projected.push((
                     event.event_type.clone(),
                     event.data.clone(),
                     metadata.clone(),
-                    event.event_id.clone(),
+                    Some(event_id.clone()),
                 ));
             }
             let mut data = event.data;
@@ -287,9 +310,8 @@ impl EventStore {
                 data = STANDARD.encode(writer.serialize(&event.event_type, &data)?).into();
             }
             rows.push(json!({"type": event.event_type, "data": data, "metadata": metadata}));
-            ids.push(event.event_id);
+            ids.push(event_id);
         }
-        let with_ids = ids.iter().any(Option::is_some);
         let (function, data, content_type) = match &writer {
             None => ("append_many", "j -> 'data'", None),
             Some(writer) => ("append_bytes", "decode(j ->> 'data', 'base64')", text(writer.content_type())),
@@ -300,8 +322,7 @@ impl EventStore {
                 array(select j ->> 'type' from jsonb_array_elements($2::jsonb) with ordinality e(j, n) order by n),
                 array(select {data} from jsonb_array_elements($2::jsonb) with ordinality e(j, n) order by n),
                 expected_version => $3::int8,
-                event_ids => case when $4 is not null then
-                    array(select j::uuid from jsonb_array_elements_text($4::jsonb) with ordinality e(j, n) order by n) end,
+                event_ids => array(select j::uuid from jsonb_array_elements_text($4::jsonb) with ordinality e(j, n) order by n),
                 metadata => array(select j -> 'metadata' from jsonb_array_elements($2::jsonb) with ordinality e(j, n) order by n),
                 tenant => $5{content}))::text as r"
         );
@@ -309,7 +330,7 @@ impl EventStore {
             text(stream),
             text(Value::Array(rows)),
             text(expected_version),
-            with_ids.then(|| text(json!(ids))).flatten(),
+            text(json!(ids)),
             tenant.as_deref().and_then(text),
         ];
         params.extend(content_type.map(Some));
@@ -374,7 +395,8 @@ impl EventStore {
     }
 
     async fn load_pages(&self, on: &mut Connection<'_>, stream: &str, from_version: i64) -> Result<Vec<RecordedEvent>> {
-        let sql = "select (to_jsonb(e) || jsonb_build_object('body', encode(e.body, 'base64')))::text as r
+        let sql = "select (to_jsonb(e) || jsonb_build_object('body', encode(e.body, 'base64'),
+                'is_erased', e.data is null and e.body is null))::text as r
             from outbox.load($1, from_version => $2::int8, max_events => $3::int4) e";
         let (mut events, mut from) = (Vec::new(), from_version.max(1));
         loop {
@@ -413,7 +435,7 @@ impl EventStore {
         }
         #[cfg(not(feature = "events-encryption"))]
         let _ = on;
-        for event in events {
+        for event in events.iter_mut().filter(|event| !event.is_erased()) {
             self.registry.check(&event.event_type)?;
             self.upcasters.apply(event)?;
         }
@@ -423,7 +445,7 @@ impl EventStore {
     /// Returns whether decoding these events asks the server for keys.
     pub(super) fn asks_for_keys(&self, events: &[RecordedEvent]) -> bool {
         #[cfg(feature = "events-encryption")]
-        let asks = self.encryption.is_some() && events.iter().any(|event| event.metadata.contains_key("key_id"));
+        let asks = self.encryption.is_some() && events.iter().any(FieldEncryption::has_subject_key);
         #[cfg(not(feature = "events-encryption"))]
         let asks = {
             let _ = events;
@@ -462,11 +484,11 @@ impl EventStore {
         one(on.column(Statement::new("select outbox.head()::text as r", [])).await?)
     }
 
-    /// Stores the state of a stream after the event of a version. Returns false if a later one is stored. `schema_version` is the
-    /// version of the form of the state.
+    /// Stores the state of a stream after the event of a version. Returns false if a later one is stored, and, with a warning, if the
+    /// state is too large. `schema_version` is the version of the form of the state.
     ///
     /// # Errors
-    /// 54000 if the state is too large.
+    /// 22023 if the store encrypts and [`EventStore::plain_snapshots`] is not set.
     pub async fn save_snapshot(
         &self,
         on: impl Executor,
@@ -475,9 +497,30 @@ impl EventStore {
         state: &Value,
         schema_version: i32,
     ) -> Result<bool> {
-        let sql = "select outbox.save_snapshot($1, $2::int8, $3::jsonb, $4::int4)::text as r";
+        self.check_snapshots()?;
+        // The size is compared first, because an error would end the caller's transaction. Where the setting is not defined yet,
+        // the library of the extension is not loaded, and the limit is the default one.
+        let sql = "select case when octet_length($3::jsonb::text)
+                > pg_size_bytes(coalesce(nullif(current_setting('pg_outbox.max_payload', true), ''), '256kB')) then 'null'
+            else outbox.save_snapshot($1, $2::int8, $3::jsonb, $4::int4)::text end as r";
         let params = [text(stream), text(version), text(state), text(schema_version)];
-        one(on.column(Statement::new(sql, params)).await?)
+        let saved: Option<bool> = one(on.column(Statement::new(sql, params)).await?)?;
+        if saved.is_none() {
+            tracing::warn!(stream, version, "the state is larger than pg_outbox.max_payload, and is not saved");
+        }
+        Ok(saved.unwrap_or(false))
+    }
+
+    /// Refuses snapshots of a store that encrypts, unless it was told otherwise.
+    pub(super) fn check_snapshots(&self) -> Result<()> {
+        #[cfg(feature = "events-encryption")]
+        if self.encryption.is_some() && !self.plain_snapshots {
+            return Err(Error::invalid(
+                "a store with encryption saves no snapshots, because their state is not encrypted",
+            )
+            .hint("EventStore::plain_snapshots() allows it."));
+        }
+        Ok(())
     }
 
     /// Returns the newest stored state of a stream in a form, or `None`.
@@ -493,6 +536,35 @@ impl EventStore {
         let sql = "select to_jsonb(s)::text as r from outbox.load_snapshot($1, $2::int4) s where s.state is not null";
         let rows = on.column(Statement::new(sql, [text(stream), text(schema_version)])).await?;
         rows.into_iter().flatten().next().map(|row| Ok(serde_json::from_str(&row)?)).transpose()
+    }
+}
+
+/// Checks the expected version of an append of nothing, as the server checks that of other appends.
+fn check_version(stream: &str, expected: i64, actual: i64) -> Result<()> {
+    let holds = match expected {
+        super::ANY => true,
+        super::STREAM_EXISTS => actual > 0,
+        _ => expected == actual,
+    };
+    if holds {
+        return Ok(());
+    }
+    let facts = json!({"stream": stream, "expected": expected, "actual": actual}).to_string();
+    Err(Error::new("OB013", "the stream is not at the expected version").detail(facts))
+}
+
+/// Refuses a connection that commits each statement by itself, where several belong together. A setting that is local to a
+/// transaction tells the two apart.
+pub(super) async fn check_transaction(on: &mut Connection<'_>, what: &str) -> Result<()> {
+    let (set, get) = (
+        "select set_config('pg_outbox_client.transaction', 'open', true) as r",
+        "select coalesce(current_setting('pg_outbox_client.transaction', true), '') as r",
+    );
+    on.run(Statement::new(set, [])).await?;
+    let found = on.run(Statement::new(get, [])).await?;
+    match found.into_iter().flatten().any(|setting| setting == "open") {
+        true => Ok(()),
+        false => Err(Error::invalid(format!("{what} needs a transaction")).hint("Begin one, and pass it.")),
     }
 }
 

@@ -14,7 +14,8 @@ use tokio::time::sleep;
 
 use super::event::RecordedEvent;
 use super::store::EventStore;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::message::Message;
 use crate::outbox::{Backoff, Outbox, passes};
 use crate::reader::{Reader, ReaderBuilder};
 
@@ -83,7 +84,8 @@ impl Selection {
         self
     }
 
-    /// Only the share of one member of a group, which are numbered from 0. All events of a stream are in the same share.
+    /// Only the share of one member of a group, which are numbered from 0. All events of a stream are in the same share. Async
+    /// projections and sagas refuse it, because their members would share one cursor.
     #[must_use]
     pub fn member(mut self, member: i32, members: i32) -> Selection {
         self.member = Some((member, members));
@@ -134,6 +136,21 @@ impl Selection {
         }
     }
 
+    /// Returns the position behind which it begins.
+    pub(super) fn begins_after(&self) -> i64 {
+        self.after.max(0)
+    }
+
+    /// Refuses a selection that is the share of one member: all members would move one cursor.
+    pub(super) fn check_whole(&self) -> Result<()> {
+        match self.member {
+            Some(_) => Err(Error::invalid("a projection or saga takes the events of all members").hint(
+                "Several processes run the same projection without Selection::member, and each event is applied once.",
+            )),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn takes(&self, event: &RecordedEvent) -> bool {
         self.stream.as_ref().is_none_or(|stream| *stream == event.stream)
     }
@@ -148,7 +165,9 @@ pub struct Subscription {
     outbox: Outbox,
     selection: Selection,
     reader: Reader,
-    buffer: VecDeque<RecordedEvent>,
+    /// Messages that are not decoded yet. A message leaves when its event is decoded, in the same step.
+    fetched: VecDeque<Message>,
+    decoded: VecDeque<RecordedEvent>,
 }
 
 impl fmt::Debug for Subscription {
@@ -158,22 +177,23 @@ impl fmt::Debug for Subscription {
 }
 
 impl Subscription {
-    /// Returns the next event. Waits until there is one, and reconnects after a lost connection.
+    /// Returns the next event. Waits until there is one, and reconnects after a lost connection. No event is lost when the future is
+    /// dropped, for example by `select!` or a time-out, and none when one cannot be decoded: the next call begins with it.
     ///
     /// # Errors
     /// Errors that retrying does not solve: a missing privilege, a position behind the end of the feed, a malformed pattern, an
-    /// event that cannot be decoded.
+    /// event that cannot be decoded ([`Subscription::skip`] passes over it).
     pub async fn next(&mut self) -> Result<RecordedEvent> {
         loop {
-            if let Some(event) = self.buffer.pop_front() {
+            if let Some(event) = self.decoded.pop_front() {
                 return Ok(event);
             }
-            let messages = self.reader.next_batch().await?;
-            let mut events = messages.iter().map(RecordedEvent::from_message).collect::<Result<Vec<_>>>()?;
-            events.retain(|event| self.selection.takes(event));
+            if self.fetched.is_empty() {
+                self.fetched = self.reader.next_batch().await?.into();
+            }
             let mut backoff = Backoff::default();
             loop {
-                match self.decode(&mut events).await {
+                match self.decode_fetched().await {
                     Ok(()) => break,
                     Err(error) if passes(&error) => {
                         tracing::warn!(error = error.report(), "events cannot be decoded yet");
@@ -182,16 +202,36 @@ impl Subscription {
                     Err(error) => return Err(error),
                 }
             }
-            self.buffer.extend(events);
         }
     }
 
-    /// Decodes events. A failure that passes leaves them as they were.
-    async fn decode(&self, events: &mut Vec<RecordedEvent>) -> Result<()> {
-        let mut decoded = events.clone();
-        self.store.decode_in(&self.outbox, &mut decoded).await?;
-        *events = decoded;
+    /// Passes over the event that the last call of [`Subscription::next`] could not decode. Returns false if there is none.
+    pub fn skip(&mut self) -> bool {
+        self.decoded.is_empty() && self.fetched.pop_front().is_some()
+    }
+
+    /// Decodes what was fetched: all at once, or only the first event if one of them cannot be decoded. A failure changes nothing.
+    async fn decode_fetched(&mut self) -> Result<()> {
+        for count in [self.fetched.len(), 1] {
+            match self.decode(count).await {
+                Ok(events) => {
+                    self.fetched.drain(..count.min(self.fetched.len()));
+                    self.decoded.extend(events);
+                    break;
+                }
+                Err(error) if count <= 1 || passes(&error) => return Err(error),
+                Err(_) => {}
+            }
+        }
         Ok(())
+    }
+
+    async fn decode(&self, count: usize) -> Result<Vec<RecordedEvent>> {
+        let messages = self.fetched.iter().take(count);
+        let mut events = messages.map(RecordedEvent::from_message).collect::<Result<Vec<_>>>()?;
+        events.retain(|event| self.selection.takes(event));
+        self.store.decode_in(&self.outbox, &mut events).await?;
+        Ok(events)
     }
 
     /// Returns the events as a stream, which ends after the first error.
@@ -226,7 +266,8 @@ impl EventStore {
             outbox: outbox.clone(),
             reader: selection.reader(outbox, BUFFER).build(),
             selection,
-            buffer: VecDeque::new(),
+            fetched: VecDeque::new(),
+            decoded: VecDeque::new(),
         }
     }
 
@@ -262,6 +303,6 @@ impl crate::driver::sealed::Sealed for NoConnection {}
 
 impl crate::driver::Executor for NoConnection {
     async fn run(&mut self, _: crate::driver::Statement) -> Result<Vec<Option<String>>> {
-        Err(crate::error::Error::connection("there is no connection"))
+        Err(Error::connection("there is no connection"))
     }
 }

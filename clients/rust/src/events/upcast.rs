@@ -88,7 +88,7 @@ impl Upcasters {
     }
 
     pub(super) fn apply(&self, event: &mut RecordedEvent) -> Result<()> {
-        if event.body.is_some() && event.data.is_null() {
+        if event.is_erased() || event.body.is_some() && event.data.is_null() {
             return Ok(());
         }
         let version = version_of(&event.metadata)?;
@@ -100,11 +100,11 @@ impl Upcasters {
         Ok(())
     }
 
-    /// Writes the newest version of a type into the metadata of a new event, unless the metadata has a version. Types without
+    /// Writes the newest version of a type into the metadata of a new event, whatever version the metadata has. Types without
     /// upcasters stay as they are.
     pub(super) fn stamp(&self, event_type: &str, metadata: &mut Map<String, Value>) {
         let latest = self.latest(event_type);
-        if latest > FIRST && !metadata.contains_key(METADATA) {
+        if latest > FIRST {
             metadata.insert(METADATA.to_owned(), latest.into());
         }
     }

@@ -12,8 +12,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::{Reader, ReaderBuilder, consumer};
-use crate::driver::Transactions;
-use crate::error::{Error, Kind, Result};
+use crate::driver::{Statement, Transactions};
+use crate::error::{Error, Kind, Result, described};
 use crate::message::Message;
 use crate::outbox::{Backoff, passes};
 use crate::worker::chain;
@@ -49,6 +49,7 @@ where
         let mut tx = P::begin(&mut session).await.map_err(later)?;
         let applied = (self.effect)(&mut tx, messages).await;
         applied.map_err(|error| Stopped::Effect(chain(error.into().as_ref())))?;
+        advance::<P>(reader, &mut tx, messages).await?;
         finish::<P>(reader, tx, messages).await
     }
 }
@@ -155,7 +156,10 @@ impl ReaderBuilder {
                     Stopped::Stale(_) => health.set_failing(None),
                 }
                 match stopped {
-                    Stopped::Fatal(error) => return Err(error),
+                    Stopped::Fatal(error) => {
+                        failed(&mut reader, &messages[0], &described(&error)).await;
+                        return Err(error);
+                    }
                     Stopped::Effect(error) if messages.len() > 1 => {
                         tracing::debug!(error, "a batch failed, and its messages are applied one by one");
                         singly = true;
@@ -184,24 +188,39 @@ pub(crate) fn later(error: Error) -> Stopped {
     if passes(&error) { Stopped::Later(error) } else { Stopped::Fatal(error) }
 }
 
-/// Moves the cursor in the transaction of an effect, and commits.
+/// Moves the cursor in the transaction of an effect. Before the effect, its lock keeps out other instances and rebuilds until the end
+/// of the transaction, so that the effect sees the state that belongs to the position.
+pub(crate) async fn advance<P: Transactions>(
+    reader: &Reader,
+    tx: &mut P::Transaction<'_>,
+    messages: &[Message],
+) -> std::result::Result<(), Stopped> {
+    if let Some(statement) = reader.advance_statement(messages).map_err(later)? {
+        P::column(tx, statement).await.map_err(|error| match error.kind() {
+            Kind::Conflict => Stopped::Stale(error),
+            _ if error.code() == "25P02" => Stopped::Effect(error.report().replace('\n', "; ")),
+            _ => later(error),
+        })?;
+    }
+    Ok(())
+}
+
+/// Commits the transaction of an effect.
 pub(crate) async fn finish<P: Transactions>(
     reader: &mut Reader,
     mut tx: P::Transaction<'_>,
     messages: &[Message],
 ) -> std::result::Result<(), Stopped> {
-    if let Some(statement) = reader.advance_statement(messages).map_err(later)? {
-        P::column(&mut tx, statement).await.map_err(|error| match error.kind() {
-            Kind::Conflict => Stopped::Stale(error),
-            // An effect that caught an error of the server leaves a transaction that can only be rolled back.
-            _ if error.code() == "25P02" => Stopped::Effect(error.report().replace('\n', "; ")),
-            _ => later(error),
-        })?;
-    }
+    // An effect that caught an error of the server leaves a transaction that can only be rolled back, which a commit does not say.
+    let alive = P::column(&mut tx, Statement::new("select null::text as r", [])).await;
+    alive.map_err(|error| match error.code() {
+        "25P02" => Stopped::Effect(error.report().replace('\n', "; ")),
+        _ => later(error),
+    })?;
     P::commit(tx).await.map_err(|error| match error.kind() {
         Kind::Retry => Stopped::Stale(error),
         // A deferred constraint refuses the effect at the commit.
-        _ => Stopped::Effect(error.report().replace('\n', "; ")),
+        _ => Stopped::Effect(described(&error)),
     })?;
     reader.committed(messages);
     Ok(())

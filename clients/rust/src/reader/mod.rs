@@ -24,13 +24,13 @@ use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 
 #[cfg(feature = "events")]
-pub(crate) use self::apply::{Step, Stopped, finish, later};
+pub(crate) use self::apply::{Step, Stopped, advance as advance_first, finish, later};
 pub use self::health::ReaderHealth;
 pub use self::stream::ReaderStream;
 use crate::call::call;
 use crate::connect::{Listening, Target};
 use crate::driver::{Executor, Statement, text};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::message::{Message, Param};
 use crate::outbox::{Backoff, MAX_WAIT, passes};
 use crate::page::Page;
@@ -336,6 +336,9 @@ impl Reader {
             self.start().await?;
         }
         self.confirm_passed().await?;
+        if !self.started {
+            self.start().await?;
+        }
         let Some(client) = &self.client else { return Ok(()) };
         // The filter is sent as text. Null means no filter.
         let filter = self.settings.filter.as_ref().map(Value::to_string);
@@ -417,7 +420,13 @@ impl Reader {
                 Ok(())
             }
             Err(error) if error.name() == "connection_lost" => Err(error),
-            // Another instance moved the cursor, or this session may only read. Nothing is lost: the next messages say so.
+            // Another instance moved the cursor, or a rebuild has reset it: the next read begins where it is.
+            Err(error) if error.kind() == Kind::Conflict => {
+                tracing::debug!(error = error.report(), "the cursor was moved, and the reader begins at it");
+                self.rewind();
+                Ok(())
+            }
+            // This session may only read. Nothing is lost: the next messages say so.
             Err(error) => {
                 tracing::debug!(error = error.report(), "positions without a match were not confirmed");
                 Ok(())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use pg_outbox::events::{EventStore, Fault, Repository, Root, save_all};
-use pg_outbox::{Error, Kind};
+use pg_outbox::{Error, Kind, Outbox};
 use serde_json::json;
 
 use crate::shop::{Order, OrderEvent, outbox, placed};
@@ -114,9 +114,10 @@ async fn snapshots_shorten_loading_and_may_be_lost() {
     for other in [self::orders().snapshot_every(3, 2), self::orders()] {
         assert_eq!(other.load(&**session, "1").await.unwrap().notes.len(), 7);
     }
+    self::orders().execute(&outbox, "1", |order| order.raise(OrderEvent::Noted("7".into()))).await.unwrap();
     orders.store().save_snapshot(&**session, "order-1", 8, &json!({"notes": 1}), 1).await.unwrap();
     let order = orders.load(&**session, "1").await.unwrap();
-    assert_eq!((order.version(), order.notes.len()), (7, 7));
+    assert_eq!((order.version(), order.notes.len()), (8, 8));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -155,4 +156,78 @@ async fn several_aggregates_are_saved_in_the_order_of_their_streams() {
     for id in ["a", "b"] {
         assert_eq!(orders().load(&**session, id).await.unwrap().version(), 30);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_is_too_large_does_not_fail_the_save() {
+    let outbox = outbox("ev_large").await;
+    let orders = orders().snapshot_every(1, 1);
+    let session = outbox.session().await.unwrap();
+    session.batch_execute("alter database ev_large set pg_outbox.max_payload = '64kB'").await.unwrap();
+    drop(session);
+    let outbox = Outbox::connect(&crate::shop::server().await.dsn("ev_large")).await.unwrap();
+    let note = |order: &mut Root<Order>| order.raise(OrderEvent::Noted("x".repeat(40_000)));
+    for _ in 0..3 {
+        orders.execute(&outbox, "1", note).await.unwrap();
+    }
+    let session = outbox.session().await.unwrap();
+    let snapshot = orders.store().load_snapshot(&**session, "order-1", 1).await.unwrap().unwrap();
+    assert_eq!((snapshot.version, orders.load(&**session, "1").await.unwrap().version()), (1, 3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn truncated_events_without_a_snapshot_are_an_error() {
+    let outbox = outbox("ev_truncated").await;
+    let orders = orders();
+    for _ in 0..3 {
+        orders.execute(&outbox, "1", |order| order.raise(OrderEvent::Noted("x".into()))).await.unwrap();
+    }
+    outbox
+        .call("truncate_stream", json!({"stream": "order-1", "before_version": 3, "reason": "old"}), &[])
+        .await
+        .unwrap();
+    let session = outbox.session().await.unwrap();
+    let error = orders.load(&**session, "1").await.unwrap_err();
+    assert_eq!((error.code(), error.to_string().contains("truncated")), ("OB004", true));
+    let state = json!({"total": null, "is_paid": false, "notes": ["x", "x"]});
+    orders.store().save_snapshot(&**session, "order-1", 2, &state, 1).await.unwrap();
+    assert_eq!(orders.snapshot_every(9, 1).load(&**session, "1").await.unwrap().notes.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_aggregate_survives_an_erased_event() {
+    let outbox = outbox("ev_redacted").await;
+    let orders = orders();
+    let session = outbox.session().await.unwrap();
+    let events = [placed(1), OrderEvent::Paid];
+    let ids = orders.store().append(&**session, "order-1", &events, 0).await.unwrap().message_ids;
+    outbox.call("erase", json!({"message_id": ids[0], "reason": "asked for"}), &[]).await.unwrap();
+    let order = orders.load(&**session, "1").await.unwrap();
+    assert_eq!(
+        (order.version(), order.total, order.is_paid, &order.notes),
+        (2, None, true, &vec!["redacted 1".into()])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_category_with_a_dash_and_a_save_without_a_transaction_are_refused() {
+    #[derive(Default)]
+    struct Odd;
+
+    impl pg_outbox::events::Aggregate for Odd {
+        const CATEGORY: &'static str = "an-order";
+        type Event = OrderEvent;
+
+        fn apply(&mut self, _: OrderEvent) {}
+    }
+
+    let outbox = outbox("ev_refused").await;
+    let session = outbox.session().await.unwrap();
+    let error = Repository::<Odd>::new(EventStore::new()).load(&**session, "1").await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid);
+    let (mut a, mut b) = (Root::<Order>::new("a"), Root::<Order>::new("b"));
+    a.raise(OrderEvent::Paid).unwrap();
+    b.raise(OrderEvent::Paid).unwrap();
+    let error = save_all(&EventStore::new(), &**session, &mut [&mut a, &mut b]).await.unwrap_err();
+    assert_eq!((error.kind(), a.version(), a.raised().len()), (Kind::Invalid, 0, 1));
 }

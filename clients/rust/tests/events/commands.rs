@@ -195,6 +195,11 @@ async fn a_command_is_repeated_after_errors_that_pass() {
     assert_eq!((ran.load(Ordering::SeqCst), version(&outbox, "note-1").await), (3, 1));
     bus.dispatch(Note("broken")).await.unwrap_err();
     assert_eq!(ran.load(Ordering::SeqCst), 4);
+    // A command that timed out is not repeated.
+    let slow = self::bus(&outbox);
+    let timed = slow.0.layer(middleware::retry(quick)).layer(middleware::timeout(Duration::from_millis(300)));
+    assert!(matches!(timed.dispatch(Note("slow")).await, Err(CommandError::Timeout(_))));
+    assert_eq!(slow.1.load(Ordering::SeqCst), 1);
     // Conflicts are repeated, three times in all.
     bus.dispatch(place("1", 1)).await.unwrap();
     bus.dispatch(place("1", 1)).await.unwrap_err();
@@ -253,6 +258,11 @@ async fn a_command_with_a_known_key_is_not_processed_again() {
         bus.dispatch(Note("unkeyed")).await.unwrap();
     }
     assert_eq!(ran.load(Ordering::SeqCst), 4);
+    let session = outbox.session().await.unwrap();
+    let keys = "select key from outbox.command order by key";
+    let keys: Vec<String> = session.query(keys, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert_eq!((keys.len(), keys.contains(&"Place:r-1".to_owned())), (4, true));
+    assert!(keys.contains(&"Note:note-a".to_owned()) && keys.iter().any(|key| key.len() == "Place:".len() + 64));
     // A command that fails is new again.
     bus.dispatch(Note("refuse")).await.unwrap_err();
     bus.dispatch(Note("refuse")).await.unwrap_err();
@@ -281,13 +291,18 @@ async fn a_refusal_is_stored_if_it_is_asked_for() {
     assert!(matches!(error, CommandError::Stored(_)));
     assert_eq!((error.to_string(), ran.load(Ordering::SeqCst)), ("this note is refused".into(), 1));
     assert_eq!(version(&outbox, "note-1").await, 0);
+    let session = outbox.session().await.unwrap();
+    let sql = "select error::text from outbox.command where key = 'Note:note-refuse'";
+    let stored: String = session.query_one(sql, &[]).await.unwrap().get(0);
+    let expected = json!({"type": "Rejected", "message": "this note is refused"});
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&stored).unwrap(), expected);
     // Errors of the database are not stored.
     bus.dispatch(Note("broken")).await.unwrap_err();
     bus.dispatch(Note("broken")).await.unwrap_err();
     assert_eq!(ran.load(Ordering::SeqCst), 3);
     bus.dispatch(place("1", 1)).await.unwrap();
     bus.dispatch(place("1", 1)).await.unwrap_err();
-    outbox.call_void("command_forget", json!({"key": "note-refuse"})).await.unwrap();
+    outbox.call_void("command_forget", json!({"key": "Note:note-refuse"})).await.unwrap();
     bus.dispatch(Note("refuse")).await.unwrap_err();
     assert_eq!(ran.load(Ordering::SeqCst), 6);
 }

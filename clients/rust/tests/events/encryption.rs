@@ -5,8 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use futures_util::future::BoxFuture;
 use pg_outbox::events::encrypt::KeyProvider as _;
-use pg_outbox::events::{ANY, EventStore, Fault, FieldEncryption, LocalKeys, NewEvent, RecordedEvent, Upcasters};
+use pg_outbox::events::{
+    ANY, Aggregate, EventStore, Fault, FieldEncryption, LocalKeys, NewEvent, RecordedEvent, Repository, Root, Upcasters,
+};
 use pg_outbox::{Error, Outbox};
 use serde_json::{Value, json};
 
@@ -69,7 +72,11 @@ async fn a_key_per_event_is_stored_in_the_event() {
     assert_eq!(Fault::of(&store_err(&none, &session).await), Some(Fault::KeyNotFound));
     // A raw event does not enter another stream with its ciphertext.
     let copied = NewEvent { metadata: metadata_of(&raw[0]), ..NewEvent::new("customer.named", &raw[0].data).unwrap() };
-    assert!(store.append(&**session, "customer-3", [copied.clone()], ANY).await.is_err());
+    for name in ["encrypted_fields", "wrapped_key", "master_key", "key_id"] {
+        let marked = named("x").metadata(pg_outbox::events::Metadata::new().set(name, "x"));
+        let error = store.append(&**session, "customer-3", [marked], ANY).await.unwrap_err();
+        assert_eq!(error.code(), "22023");
+    }
     EventStore::new().append(&**session, "customer-3", [copied], ANY).await.unwrap();
     assert_eq!(Fault::of(&load(&outbox, &store, "customer-3").await.unwrap_err()), Some(Fault::Encryption));
 }
@@ -249,4 +256,139 @@ async fn the_vectors_of_all_clients_hold() {
             assert_eq!(run.unwrap_err().to_string(), refused[2]);
         }
     }
+}
+
+/// A provider that does not answer until it is told to.
+struct Slow(LocalKeys, Arc<tokio::sync::Semaphore>);
+
+impl pg_outbox::events::KeyProvider for Slow {
+    fn wrap_key<'a>(&'a self, master_key: &'a str, data_key: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, Error>> {
+        self.0.wrap_key(master_key, data_key)
+    }
+
+    fn unwrap_key<'a>(&'a self, master_key: &'a str, wrapped: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, Error>> {
+        Box::pin(async move {
+            let _answer = self.1.acquire().await.map_err(|_| Error::invalid("closed"))?;
+            self.0.unwrap_key(master_key, wrapped).await
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_whose_future_is_dropped_loses_no_event() {
+    let outbox = outbox("ev_cancelled").await;
+    let session = outbox.session().await.unwrap();
+    let store = EventStore::new().encryption(encryption(keys()));
+    store.append(&**session, "customer-1", [named("Ada"), named("Bob")], ANY).await.unwrap();
+    let answers = Arc::new(tokio::sync::Semaphore::new(0));
+    let slow = Slow(keys(), answers.clone());
+    let reading = FieldEncryption::new(slow, "master-1").fields("customer.named", &["name", "address.street"]).unwrap();
+    let selection = pg_outbox::events::Selection::all().poll_interval(std::time::Duration::from_millis(20));
+    let mut events = EventStore::new().encryption(reading).subscribe(&outbox, selection);
+    for _ in 0..3 {
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(300), events.next()).await.is_err());
+    }
+    answers.add_permits(1);
+    for name in ["Ada", "Bob"] {
+        let event = tokio::time::timeout(crate::shop::PATIENCE, events.next()).await.unwrap().unwrap();
+        assert_eq!(event.data["name"], name);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_in_the_event_comes_before_one_of_the_server() {
+    let outbox = outbox("ev_prefers").await;
+    let session = outbox.session().await.unwrap();
+    let store = EventStore::new().encryption(encryption(keys()));
+    store.append(&**session, "customer-1", [named("Ada")], ANY).await.unwrap();
+    let mut events = store.load_raw(&**session, "customer-1", 1).await.unwrap();
+    events[0].metadata.insert("key_id".to_owned(), json!("unknown"));
+    store.decode_on(&**session, &mut events).await.unwrap();
+    assert_eq!(events[0].data["name"], "Ada");
+    // The number of paths is bounded.
+    let mut events = store.load_raw(&**session, "customer-1", 1).await.unwrap();
+    let paths: Vec<String> = (0..1001).map(|n| format!("p{n}")).collect();
+    events[0].metadata.insert("encrypted_fields".to_owned(), json!(paths));
+    let error = store.decode_on(&**session, &mut events).await.unwrap_err();
+    assert_eq!(Fault::of(&error), Some(Fault::Encryption));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_of_the_provider_that_passes_decides_nothing() {
+    struct Away(LocalKeys);
+
+    impl pg_outbox::events::KeyProvider for Away {
+        fn wrap_key<'a>(&'a self, master_key: &'a str, data_key: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, Error>> {
+            self.0.wrap_key(master_key, data_key)
+        }
+
+        fn unwrap_key<'a>(&'a self, _: &'a str, _: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>, Error>> {
+            Box::pin(async { Err(Error::connection("the service of keys does not answer")) })
+        }
+    }
+
+    let outbox = outbox("ev_away").await;
+    let session = outbox.session().await.unwrap();
+    let store = EventStore::new().encryption(encryption(keys()));
+    store.append(&**session, "customer-1", [named("Ada")], ANY).await.unwrap();
+    let away = FieldEncryption::new(Away(keys()), "master-1").fields("customer.named", &["name"]).unwrap();
+    let asked = Arc::new(Mutex::new(0));
+    let counted = asked.clone();
+    let away = away.on_undecryptable(move |_, _| {
+        *counted.lock().unwrap() += 1;
+        Ok(())
+    });
+    let mut events = store.load_raw(&**session, "customer-1", 1).await.unwrap();
+    let error = EventStore::new().encryption(away).decode_on(&**session, &mut events).await.unwrap_err();
+    assert_eq!((error.kind(), *asked.lock().unwrap(), events[0].redacted), (pg_outbox::Kind::Retry, 0, false));
+}
+
+#[derive(Default, serde::Serialize, serde::Deserialize)]
+struct Customer {
+    names: Vec<String>,
+    redacted: u32,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+#[serde(tag = "type", content = "data")]
+enum CustomerEvent {
+    #[serde(rename = "customer.named")]
+    Named { name: String },
+}
+
+impl Aggregate for Customer {
+    const CATEGORY: &'static str = "customer";
+    type Event = CustomerEvent;
+
+    fn apply(&mut self, CustomerEvent::Named { name }: CustomerEvent) {
+        self.names.push(name);
+    }
+
+    fn redacted(&mut self, _: &RecordedEvent) {
+        self.redacted += 1;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_aggregate_survives_a_revoked_key_and_has_no_plain_snapshots() {
+    let outbox = outbox("ev_survives").await;
+    let store = EventStore::new().encryption(per_subject(keys()));
+    let customers: Repository<Customer> = Repository::new(store.clone());
+    let name = |customer: &mut Root<Customer>| customer.raise(CustomerEvent::Named { name: "Ada".into() });
+    customers.execute(&outbox, "1", name).await.unwrap();
+    outbox
+        .call("revoke_subject_keys", json!({"subject": "customer-1", "actor": "dpo", "reason": "asked for"}), &[])
+        .await
+        .unwrap();
+    customers.execute(&outbox, "1", name).await.unwrap();
+    let session = outbox.session().await.unwrap();
+    let customer = customers.load(&**session, "1").await.unwrap();
+    assert_eq!((customer.redacted, &customer.names, customer.version()), (1, &vec!["Ada".to_owned()], 2));
+    let refused = customers.clone().snapshot_every(1, 1);
+    assert_eq!(refused.execute(&outbox, "1", name).await.unwrap_err().code(), "22023");
+    let error = store.save_snapshot(&**session, "customer-1", 2, &json!({}), 1).await.unwrap_err();
+    assert_eq!(error.code(), "22023");
+    let allowed: Repository<Customer> = Repository::new(store.plain_snapshots()).snapshot_every(1, 1);
+    allowed.execute(&outbox, "1", name).await.unwrap();
+    assert_eq!(allowed.store().load_snapshot(&**session, "customer-1", 1).await.unwrap().unwrap().version, 3);
 }

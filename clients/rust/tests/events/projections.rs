@@ -112,7 +112,7 @@ async fn an_event_that_fails_is_never_passed_over() {
     assert_eq!((status.error.as_deref(), status.error_position.is_some()), (Some("a bug at five"), true));
     assert_eq!(totals(&outbox).await, [1, 2, 3, 4]);
     let health = outbox.call("health", serde_json::Value::Null, &[]).await.unwrap();
-    assert!(serde_json::Value::from(health).to_string().contains("projection.totals"));
+    assert!(serde_json::Value::from(health).to_string().contains("projection totals"));
     mended.store(true, Ordering::Relaxed);
     until(&outbox, 1..=7).await;
     wait_until("it runs", PATIENCE, async || !faulted().await).await;
@@ -219,13 +219,179 @@ async fn an_error_that_retrying_does_not_solve_ends_the_engine() {
     let engine = engine(&Outbox::lazy(&dsn, 2).unwrap());
     let error = tokio::time::timeout(PATIENCE, engine.run_until(std::future::pending())).await.unwrap().unwrap_err();
     assert!(error.details().detail.as_deref().unwrap().contains("permission denied"), "{error:?}");
-    // A panic too.
+    // Now it works, and no failure of the first run ends the second one.
+    outbox.session().await.unwrap().batch_execute("alter role nobody_of_projections superuser").await.unwrap();
+    let begun = std::time::Instant::now();
+    engine.run_until(tokio::time::sleep(Duration::from_secs(1))).await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_of_a_handler_is_recorded_and_tried_again() {
+    let outbox = outbox("ev_panic").await;
     place(&outbox, [1]).await;
     let engine = ProjectionEngine::new(&outbox, outbox.clone(), EventStore::new());
     engine.register("bug", orders(), |_, _| Box::pin(async { panic!("a bug") })).unwrap();
-    let error = tokio::time::timeout(PATIENCE, engine.run_until(std::future::pending())).await.unwrap().unwrap_err();
-    assert!(error.details().detail.as_deref().unwrap().contains("a bug"), "{error:?}");
-    assert_eq!(engine.status("bug").await.unwrap().state, ProjectionState::Failed);
+    engine.start();
+    let faulted = async || engine.status("bug").await.unwrap().state == ProjectionState::Faulted;
+    wait_until("it is faulted", PATIENCE, faulted).await;
+    assert_eq!(engine.status("bug").await.unwrap().error.as_deref(), Some("the handler panicked: a bug"));
+    engine.stop().await;
+    // A rebuild ends with an error, and so does one whose reset panics.
+    let nothing = |_: Progress| {};
+    let error = engine.rebuild("bug", |_| Box::pin(async { Ok(()) }), nothing).await.unwrap_err();
+    assert_eq!(Fault::of(&error), Some(Fault::Projection));
+    let error = engine.rebuild("bug", |_| Box::pin(async { panic!("another") }), nothing).await.unwrap_err();
+    assert!(error.details().detail.as_deref().unwrap().contains("another"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_is_dropped_stops_its_projections() {
+    let outbox = outbox("ev_dropped").await;
+    tables(&outbox).await;
+    let engine = engine(&outbox);
+    let state = async || engine.status("totals").await.unwrap().state;
+    let run = engine.run_until(std::future::pending());
+    assert!(tokio::time::timeout(Duration::from_millis(300), run).await.is_err());
+    wait_until("it is stopped", PATIENCE, async || state().await == ProjectionState::Stopped).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_waits_for_the_batch_that_is_being_applied() {
+    let outbox = outbox("ev_rebuild_waits").await;
+    let session = outbox.session().await.unwrap();
+    session.batch_execute("create table seen (position bigint)").await.unwrap();
+    let (gate, held) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::new(AtomicBool::new(false)));
+    let (of_handler, holds) = (gate.clone(), held.clone());
+    let engine = ProjectionEngine::new(&outbox, outbox.clone(), EventStore::new());
+    engine
+        .register("seen", orders(), move |tx, events| {
+            let (gate, held) = (of_handler.clone(), holds.clone());
+            Box::pin(async move {
+                for event in events {
+                    tx.execute("insert into seen values ($1)", &[&event.position]).await?;
+                }
+                held.store(true, Ordering::Relaxed);
+                gate.acquire().await?.forget();
+                gate.add_permits(1);
+                Ok(())
+            })
+        })
+        .unwrap();
+    place(&outbox, 1..=5).await;
+    engine.start();
+    wait_until("a batch is being applied", PATIENCE, async || held.load(Ordering::Relaxed)).await;
+    let other = engine.clone();
+    let rebuild = tokio::spawn(async move {
+        other
+            .rebuild("seen", |tx| Box::pin(async move { Ok(tx.batch_execute("delete from seen").await?) }), |_| {})
+            .await
+    });
+    let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%cursor_reset%'";
+    wait_until("the rebuild waits", PATIENCE, async || {
+        session.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 1
+    })
+    .await;
+    gate.add_permits(1);
+    rebuild.await.unwrap().unwrap();
+    let rows = session.query_one("select count(*), count(distinct position) from seen", &[]).await.unwrap();
+    assert_eq!((rows.get::<_, i64>(0), rows.get::<_, i64>(1)), (5, 5));
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_begins_where_the_selection_begins() {
+    let outbox = outbox("ev_rebuild_after").await;
+    tables(&outbox).await;
+    place(&outbox, 1..=3).await;
+    let last = async || EventStore::new().last_position(&**outbox.session().await.unwrap()).await.unwrap();
+    wait_until("they have positions", PATIENCE, async || last().await >= 3).await;
+    let engine = ProjectionEngine::new(&outbox, outbox.clone(), EventStore::new());
+    let selection = orders().after(last().await);
+    engine.register("totals", selection, |tx, events| Box::pin(async move { insert(tx, events).await })).unwrap();
+    place(&outbox, 4..=6).await;
+    engine.start();
+    until(&outbox, 4..=6).await;
+    engine
+        .rebuild("totals", |tx| Box::pin(async move { Ok(tx.batch_execute("truncate totals").await?) }), |_| {})
+        .await
+        .unwrap();
+    assert_eq!(totals(&outbox).await, [4, 5, 6]);
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conflict_passes_and_errors_show_no_values() {
+    let outbox = outbox("ev_values").await;
+    tables(&outbox).await;
+    let (engine, round) =
+        (ProjectionEngine::new(&outbox, outbox.clone(), EventStore::new()), Arc::new(AtomicI64::new(0)));
+    let (of_handler, calls) = (round.clone(), Arc::new(AtomicI64::new(0)));
+    let counted = calls.clone();
+    engine
+        .register("totals", orders(), move |tx, events| {
+            let round = of_handler.load(Ordering::Relaxed);
+            counted.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async move {
+                match round {
+                    0 => Err(pg_outbox::Error::new("OB013", "another transaction was first").into()),
+                    1 => Err(serde_json::from_str::<i64>("\"secret\"").unwrap_err().into()),
+                    2 => Ok(tx.execute("select cast('secret' || $1 as int)", &[&"secret"]).await.map(|_| ())?),
+                    3 => {
+                        tx.execute("insert into totals values (98765, 1)", &[]).await?;
+                        Ok(tx.execute("insert into totals values (98765, 1)", &[]).await.map(|_| ())?)
+                    }
+                    _ => insert(tx, events).await,
+                }
+            })
+        })
+        .unwrap();
+    let member = orders().member(0, 2);
+    let error = engine.register("shared", member, |_, _| Box::pin(async { Ok(()) })).unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid);
+    place(&outbox, [1]).await;
+    engine.start();
+    wait_until("it is tried again", PATIENCE, async || calls.load(Ordering::Relaxed) >= 3).await;
+    assert_eq!(engine.status("totals").await.unwrap().error, None);
+    for (n, expected) in [(1, "malformed JSON"), (2, "22P02"), (3, "23505, table \"totals\"")] {
+        round.store(n, Ordering::Relaxed);
+        let shown = async || engine.status("totals").await.unwrap().error.unwrap_or_default();
+        wait_until("the error is recorded", PATIENCE, async || shown().await.contains(expected)).await;
+        assert!(!shown().await.contains("secret") && !shown().await.contains("98765"), "{}", shown().await);
+    }
+    round.store(4, Ordering::Relaxed);
+    until(&outbox, [1]).await;
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_ends_a_live_projection_but_a_stop() {
+    let outbox = outbox("ev_live_on").await;
+    let upcasters = pg_outbox::events::Upcasters::new();
+    let upcasters = upcasters.add("order.noted", 1, |_| Err(pg_outbox::Error::invalid("not this one"))).unwrap();
+    let store = EventStore::new().upcasters(upcasters);
+    let engine = ProjectionEngine::new(&outbox, outbox.clone(), store);
+    let seen: Arc<std::sync::Mutex<Vec<String>>> = Arc::default();
+    let kept = seen.clone();
+    engine
+        .live("all", Selection::all().poll_interval(Duration::from_millis(20)), move |event| {
+            kept.lock().unwrap().push(event.event_type.clone());
+            Box::pin(async move { if event.event_type == "order.placed" { panic!("a bug") } else { Ok(()) } })
+        })
+        .unwrap();
+    engine.start();
+    wait_until("it goes on", PATIENCE, async || {
+        let session = outbox.session().await.unwrap();
+        let events = [placed(1), OrderEvent::Noted("x".into()), OrderEvent::Paid];
+        EventStore::new().append(&**session, "order-1", &events, ANY).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        seen.lock().unwrap().iter().any(|name| name == "order.paid")
+    })
+    .await;
+    assert!(seen.lock().unwrap().iter().all(|name| name != "order.noted"));
+    assert_eq!(engine.status("all").await.unwrap().state, ProjectionState::Running);
+    engine.stop().await;
+    assert_eq!(engine.status("all").await.unwrap().state, ProjectionState::Stopped);
 }
 
 #[cfg(feature = "sqlx")]

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use outbox_harness::wait_until;
 use pg_outbox::Outbox;
-use pg_outbox::app::{Json, Workers};
+use pg_outbox::app::Workers;
 use pg_outbox::events::project::BoxError;
-use pg_outbox::events::saga::{TIMEOUT, TimedOut};
+use pg_outbox::events::saga::{TimedOut, timeout_topic};
 use pg_outbox::events::{
-    ANY, Actions, EventStore, NewEvent, ProjectionState, RecordedEvent, Saga, SagaManager, Selection,
+    ANY, Actions, EventStore, Metadata, NewEvent, ProjectionState, RecordedEvent, Saga, SagaManager, Selection,
 };
-use pg_outbox::worker::{CancellationToken, Delivery};
+use pg_outbox::worker::CancellationToken;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -38,8 +38,12 @@ impl Saga for Shipping {
         match event.event_type.as_str() {
             "order.placed" => {
                 self.total = event.data["total"].as_i64().ok_or("no total")?;
+                if self.total == 77 {
+                    actions.fail("no stock");
+                    return Ok(());
+                }
                 actions.send("stock.reserve", &json!({"total": self.total}))?;
-                actions.timeout("payment", Duration::from_millis(if self.total == 99 { 10 } else { 3_600_000 }));
+                actions.timeout("payment", Duration::from_millis(if self.total == 99 { 10 } else { 3_600_000 }))?;
                 actions.step_done();
             }
             "order.paid" => {
@@ -48,10 +52,15 @@ impl Saga for Shipping {
             }
             "order.noted" if event.data == "lost" => actions.fail("the parcel is lost"),
             "order.noted" if event.data == "bug" => return Err("a bug".into()),
+            "order.noted" if event.data == "later" => actions.timeout("payment", Duration::from_secs(7200))?,
             "order.noted" => actions.step_done(),
             _ => {}
         }
         Ok(())
+    }
+
+    fn redacted(&mut self, event: &RecordedEvent) {
+        self.undone.push(format!("redacted {}", event.version));
     }
 
     fn compensate(&mut self, step: &str, actions: &mut Actions) -> Result<(), BoxError> {
@@ -156,20 +165,31 @@ async fn time_outs_reach_sagas_that_have_not_ended() {
     let outbox = outbox("ev_saga_timeout").await;
     let manager = manager(&outbox);
     let stop = CancellationToken::new();
-    let (of_app, of_handler, shutdown) = (manager.clone(), manager.clone(), stop.clone());
+    let (of_app, shutdown) = (manager.clone(), stop.clone());
     let app = Workers::new(outbox.clone())
-        .beside("sagas", move |stop| async move { of_app.run_until(stop.cancelled_owned()).await })
-        .subscription("time-outs", |s| {
-            s.ensure([TIMEOUT]).on(TIMEOUT, move |Json(timeout): Json<TimedOut>, delivery: Delivery| {
-                let manager = of_handler.clone();
-                async move { manager.timed_out(delivery.message_id, &timeout).await }
-            })
-        });
+        .beside("sagas", move |stop| async move { of_app.run_until(stop.cancelled_owned()).await });
     let app = tokio::spawn(async move { app.run_until(shutdown.cancelled_owned()).await });
-    append(&outbox, "order-99", &[placed(99)]).await;
+    let metadata = Metadata::new().tenant("acme").correlation_id("c-1").user_id("ann");
+    let session = outbox.session().await.unwrap();
+    let id = "00000000-0000-4000-8000-000000000099";
+    let event = NewEvent::of(&placed(99)).unwrap().event_id(id).metadata(metadata);
+    EventStore::new().append(&**session, "order-99", [event], 0).await.unwrap();
     wait_until("it has timed out", PATIENCE, async || status(&manager, "order-99").await == "compensated").await;
     let saga = manager.find::<Shipping>("order-99").await.unwrap().unwrap();
     assert_eq!((saga.failure_reason.as_deref(), saga.state.undone), (Some("no payment"), vec!["reserve".to_owned()]));
+    // Messages and events of the saga have the metadata of the event and of the time-out.
+    let sql = "select id, tenant, metadata::text from outbox.message where topic = $1";
+    let sent = session.query_one(sql, &[&"stock.reserve"]).await.unwrap();
+    let expected = json!({"correlation_id": "c-1", "causation_id": id, "user_id": "ann"});
+    let metadata =
+        |row: &tokio_postgres::Row| serde_json::from_str::<serde_json::Value>(&row.get::<_, String>(2)).unwrap();
+    assert_eq!((sent.get::<_, Option<String>>(1).as_deref(), metadata(&sent)), (Some("acme"), expected));
+    let timeout = session.query_one(sql, &[&timeout_topic("shipping")]).await.unwrap();
+    assert_eq!(metadata(&timeout), json!({"correlation_id": "c-1", "user_id": "ann"}));
+    let undone = EventStore::new().load(&**session, "undo-order-99", 1).await.unwrap().remove(0);
+    let causation = timeout.get::<_, i64>(0).to_string();
+    assert_eq!((undone.tenant.as_deref(), undone.get_metadata("correlation_id")), (Some("acme"), Some("c-1")));
+    assert_eq!((undone.get_metadata("user_id"), undone.get_metadata("causation_id")), (Some("ann"), Some(&*causation)));
     // Again, for a saga that has ended, for one that does not exist, and for another type.
     let timeout = |id: &str, of: &str| TimedOut { saga_type: of.into(), saga_id: id.into(), name: "payment".into() };
     manager.timed_out(1, &timeout("order-99", "shipping")).await.unwrap();
@@ -179,6 +199,64 @@ async fn time_outs_reach_sagas_that_have_not_ended() {
     app.await.unwrap().unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_time_out_that_was_set_again_is_stale() {
+    let outbox = outbox("ev_saga_stale").await;
+    let manager = manager(&outbox);
+    append(&outbox, "order-1", &[placed(1), note("later")]).await;
+    manager.engine().start();
+    wait_until("both are sent", PATIENCE, async || sent(&outbox, &timeout_topic("shipping")).await == 2).await;
+    manager.engine().stop().await;
+    let session = outbox.session().await.unwrap();
+    let sql = "select id from outbox.message where topic = 'saga.timeout.shipping' order by id";
+    let ids: Vec<i64> = session.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    let state = "select (outbox.saga_load('shipping', 'order-1')).state::text";
+    let state: String = session.query_one(state, &[]).await.unwrap().get(0);
+    let state: serde_json::Value = serde_json::from_str(&state).unwrap();
+    assert_eq!(state, json!({"state": {"total": 1, "undone": []}, "timeouts": {"payment": ids[1]}}));
+    let timeout = TimedOut { saga_type: "shipping".into(), saga_id: "order-1".into(), name: "payment".into() };
+    for (id, expected) in [(ids[0], "running"), (ids[1], "compensated"), (ids[1], "compensated")] {
+        manager.timed_out(id, &timeout).await.unwrap();
+        assert_eq!(status(&manager, "order-1").await, expected);
+    }
+    let mut actions = Actions::default();
+    assert!(actions.timeout("payment", Duration::MAX).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_saga_that_has_ended_is_started_again() {
+    let outbox = outbox("ev_saga_again").await;
+    let manager = manager(&outbox);
+    append(&outbox, "order-1", &[placed(77), OrderEvent::Paid, placed(1), OrderEvent::Paid]).await;
+    manager.engine().start();
+    wait_until("the second is under way", PATIENCE, async || sent(&outbox, "shipment.request").await == 1).await;
+    manager.engine().stop().await;
+    let session = outbox.session().await.unwrap();
+    let sql = "select saga_id, correlation_id, status from outbox.sagas order by started_at";
+    let rows = session.query(sql, &[]).await.unwrap();
+    let sagas: Vec<(String, String, String)> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    let third = EventStore::new().load(&**session, "order-1", 3).await.unwrap()[0].message_id;
+    let expected = [("order-1".to_owned(), "failed"), (format!("order-1#{third}"), "running")];
+    assert_eq!(sagas, expected.map(|(id, status)| (id, "order-1".to_owned(), status.to_owned())));
+    assert_eq!(status(&manager, "order-1").await, "running");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_saga_survives_an_erased_event() {
+    let outbox = outbox("ev_saga_erased").await;
+    let manager = manager(&outbox);
+    let session = outbox.session().await.unwrap();
+    let events = [placed(1), note("bug"), OrderEvent::Paid];
+    let ids = EventStore::new().append(&**session, "order-1", &events, 0).await.unwrap().message_ids;
+    outbox.call("erase", json!({"message_id": ids[1], "reason": "asked for"}), &[]).await.unwrap();
+    manager.engine().start();
+    wait_until("the last event is handled", PATIENCE, async || sent(&outbox, "shipment.request").await == 1).await;
+    manager.engine().stop().await;
+    let saga = manager.find::<Shipping>("order-1").await.unwrap().unwrap();
+    assert_eq!((saga.state.total, &saga.state.undone), (1, &vec!["redacted 2".to_owned()]));
+    assert!(!format!("{saga:?}").contains("redacted"));
+}
+
 #[cfg(feature = "testing")]
 #[test]
 fn sagas_are_tested_without_a_server() {
@@ -186,7 +264,8 @@ fn sagas_are_tested_without_a_server() {
     let event = |version, event: &OrderEvent| recorded("order-1", version, event).unwrap();
     let given = |events: Vec<RecordedEvent>| SagaScenario::<Shipping>::given(events).unwrap();
     let started = given(vec![]).when(&event(1, &placed(7))).unwrap();
-    let started = started.then_sent(&["stock.reserve", TIMEOUT]).unwrap().then_status("running").unwrap();
+    let started =
+        started.then_sent(&["stock.reserve", &timeout_topic("shipping")]).unwrap().then_status("running").unwrap();
     assert_eq!(started.actions().sent[0].payload, json!({"total": 7}));
     assert!(started.then_sent(&["other"]).is_err());
     let paid = given(vec![event(1, &placed(7)), event(2, &OrderEvent::Paid)]);
@@ -195,4 +274,6 @@ fn sagas_are_tested_without_a_server() {
     assert!(given(vec![event(1, &placed(7))]).when(&event(2, &note("bug"))).is_err());
     let late = given(vec![event(1, &placed(7))]).when_timed_out("payment").unwrap();
     assert!(late.then_status("running").is_err());
+    // Without a step that is done, nothing is undone.
+    given(vec![]).when(&event(1, &placed(77))).unwrap().then_status("failed").unwrap();
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use outbox_harness::Server;
-use pg_outbox::events::{Aggregate, EventStore};
+use pg_outbox::events::{Aggregate, EventStore, RecordedEvent};
 use pg_outbox::{Error, Outbox};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
@@ -53,6 +53,10 @@ impl Aggregate for Order {
             OrderEvent::Paid => self.is_paid = true,
             OrderEvent::Noted(note) => self.notes.push(note),
         }
+    }
+
+    fn redacted(&mut self, event: &RecordedEvent) {
+        self.notes.push(format!("redacted {}", event.version));
     }
 }
 

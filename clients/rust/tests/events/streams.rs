@@ -204,8 +204,11 @@ async fn old_events_are_loaded_in_their_newest_form() {
     let raw = store.load_raw(&**session, "order-1", 1).await.unwrap();
     assert_eq!((&raw[0].data, raw[0].metadata.is_empty()), (&json!({"amount": 7}), true));
     let odd = NewEvent::new("order.placed", &json!({})).unwrap().metadata(Metadata::new().set("schema_version", "x"));
-    store.append(&**session, "order-2", [odd], NO_STREAM).await.unwrap();
-    assert_eq!(store.load(&**session, "order-2", 1).await.unwrap_err().kind(), Kind::Invalid);
+    // The version of a type with upcasters is the newest one, whatever the caller says; another process may store others.
+    store.append(&**session, "order-2", [odd.clone()], NO_STREAM).await.unwrap();
+    assert_eq!(store.load_raw(&**session, "order-2", 1).await.unwrap()[0].metadata["schema_version"], json!(3));
+    EventStore::new().append(&**session, "order-3", [odd], NO_STREAM).await.unwrap();
+    assert_eq!(store.load(&**session, "order-3", 1).await.unwrap_err().kind(), Kind::Invalid);
 }
 
 #[cfg(feature = "events-msgpack")]
@@ -258,7 +261,12 @@ async fn an_inline_projection_is_part_of_the_append() {
             Ok(())
         })
     });
-    store.append(&**session, "order-1", &[placed(1), OrderEvent::Paid, placed(2)], ANY).await.unwrap();
+    let tx = session.transaction().await.unwrap();
+    store.append(&tx, "order-1", &[placed(1), OrderEvent::Paid, placed(2)], ANY).await.unwrap();
+    tx.commit().await.unwrap();
+    // A connection that commits by itself is refused, because it would keep the event without its projection.
+    let error = store.append(&**session, "order-1", &[placed(100)], ANY).await.unwrap_err();
+    assert_eq!((error.kind(), error.to_string().contains("needs a transaction")), (Kind::Invalid, true));
     let tx = session.transaction().await.unwrap();
     let error = store.append(&tx, "order-1", &[placed(100)], ANY).await.unwrap_err();
     assert_eq!(error.code(), "23514");
@@ -311,4 +319,70 @@ async fn a_future_of_the_store_can_be_spawned() {
         Ok::<_, Error>(loaded.len())
     });
     assert_eq!(task.await.unwrap().unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erased_event_is_neither_upcast_nor_decoded() {
+    let outbox = outbox("ev_erased").await;
+    let session = outbox.session().await.unwrap();
+    let upcasters = Upcasters::new().add("order.noted", 1, |_| Err(Error::invalid("it has no data"))).unwrap();
+    let (store, null) = (EventStore::new().upcasters(upcasters), NewEvent::new("odd", &()).unwrap());
+    let first = OrderEvent::Noted("secret".into());
+    let ids = store.append(&**session, "order-1", &[first, OrderEvent::Paid], NO_STREAM).await.unwrap().message_ids;
+    store.append(&**session, "order-1", [null], 2).await.unwrap();
+    outbox.call("erase", json!({"message_id": ids[0], "reason": "asked for"}), &[]).await.unwrap();
+    let events = store.load(&**session, "order-1", 1).await.unwrap();
+    assert_eq!((events[0].redacted, events[0].is_erased(), &events[0].data), (true, true, &json!(null)));
+    assert!(!events[1].redacted && events[1].event_id.is_some());
+    // JSON null is data.
+    assert_eq!((events[2].redacted, events[2].is_erased(), &events[2].data), (false, false, &json!(null)));
+    let mut subscription = store.subscribe_stream(&outbox, "order-1", 0);
+    for event in &events {
+        let read = tokio::time::timeout(crate::shop::PATIENCE, subscription.next()).await.unwrap().unwrap();
+        assert_eq!((read.version, read.redacted), (event.version, event.redacted));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_append_of_nothing_checks_the_version() {
+    let outbox = outbox("ev_nothing").await;
+    let session = outbox.session().await.unwrap();
+    let store = store();
+    store.append(&**session, "order-1", &[placed(1)], NO_STREAM).await.unwrap();
+    let nothing: [NewEvent; 0] = [];
+    for (stream, version, holds) in [
+        ("order-1", 1, true),
+        ("order-1", ANY, true),
+        ("order-1", STREAM_EXISTS, true),
+        ("order-1", NO_STREAM, false),
+        ("order-1", 2, false),
+        ("order-2", NO_STREAM, true),
+        ("order-2", STREAM_EXISTS, false),
+    ] {
+        let appended = store.append(&**session, stream, nothing.clone(), version).await;
+        assert_eq!(appended.is_ok(), holds, "{stream} {version}");
+        if let Err(error) = appended {
+            assert!(matches!(Fault::of(&error), Some(Fault::Concurrency(facts)) if facts.expected == version));
+        }
+    }
+}
+
+#[test]
+fn errors_and_debug_show_no_data() {
+    let event = NewEvent::new("order.placed", &json!({"total": "secret", "customer": 1})).unwrap();
+    let message = json!({"secret": 1});
+    let recorded = |event: NewEvent| {
+        let mut stored = pg_outbox::testing::events::recorded_with("order-1", 1, event).unwrap();
+        stored.body = Some(b"secret".to_vec());
+        stored
+    };
+    let stored = recorded(event);
+    for error in [stored.event::<OrderEvent>().unwrap_err(), stored.json::<Vec<i64>>().unwrap_err()] {
+        assert_eq!(Fault::of(&error), Some(Fault::Schema));
+        assert!(!format!("{error:?} {}", error.report()).contains("secret"), "{error:?}");
+    }
+    let error = Error::from(serde_json::from_value::<i64>(json!("secret")).unwrap_err());
+    assert!(!format!("{error:?} {}", error.report()).contains("secret"), "{error:?}");
+    let snapshot = pg_outbox::events::Snapshot { version: 1, state: message };
+    assert!(!format!("{stored:?} {snapshot:?}").contains("secret"));
 }

@@ -1,5 +1,7 @@
 //! Catch-up subscriptions.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -84,7 +86,7 @@ async fn streams_categories_types_and_tenants_are_chosen() {
     assert_eq!(places(&take(&mut paid, 2).await), [("basket-1", 2), ("orders-1", 2)]);
     let mut tenant = store.subscribe(&outbox, quick().tenant("acme"));
     assert_eq!(take(&mut tenant, 1).await[0].tenant.as_deref(), Some("acme"));
-    // The members of a group share all streams that have an id.
+    // The members of a group share all streams.
     let mut shared = Vec::new();
     for member in 0..2 {
         let mut events = store.subscribe(&outbox, quick().member(member, 2)).into_stream();
@@ -94,7 +96,7 @@ async fn streams_categories_types_and_tenants_are_chosen() {
     }
     shared.sort_unstable();
     shared.dedup();
-    assert_eq!(shared.len(), 12);
+    assert_eq!(shared.len(), 14);
 
     let mut wrong = store.subscribe(&outbox, quick().types(["no type"]));
     assert_eq!(wrong.next().await.unwrap_err().kind(), Kind::Invalid);
@@ -118,5 +120,35 @@ async fn a_subscription_decodes_and_survives_restarts_of_the_server() {
         let db = server.connect("d").await.unwrap();
         EventStore::new().append(&db, "order-1", &[OrderEvent::Paid], ANY).await.unwrap();
         assert_eq!(take(&mut events, 1).await[0].version, 2 + i64::try_from(n).unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_cannot_be_decoded_loses_no_other_one() {
+    let outbox = outbox("ev_undecoded").await;
+    let refused = Arc::new(AtomicBool::new(true));
+    let of_upcaster = refused.clone();
+    let upcast = move |data| match of_upcaster.load(Ordering::Relaxed) {
+        true => Err(pg_outbox::Error::invalid("not yet")),
+        false => Ok(data),
+    };
+    let store = EventStore::new().upcasters(Upcasters::new().add("order.noted", 1, upcast).unwrap());
+    append(&outbox, "order-1", &[placed(1), OrderEvent::Noted("a".into()), OrderEvent::Paid]).await;
+    for skips in [false, true] {
+        refused.store(true, Ordering::Relaxed);
+        let mut events = store.subscribe(&outbox, quick());
+        assert!(!events.skip());
+        assert_eq!(take(&mut events, 1).await[0].version, 1);
+        for _ in 0..2 {
+            assert_eq!(timeout(PATIENCE, events.next()).await.unwrap().unwrap_err().to_string(), "not yet");
+        }
+        match skips {
+            true => assert!(events.skip()),
+            false => {
+                refused.store(false, Ordering::Relaxed);
+                assert_eq!(take(&mut events, 1).await[0].version, 2);
+            }
+        }
+        assert_eq!(take(&mut events, 1).await[0].version, 3);
     }
 }
