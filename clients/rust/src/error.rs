@@ -310,8 +310,10 @@ pub(crate) fn described(error: &(dyn std::error::Error + 'static)) -> String {
 /// Returns the text of one error of a chain, and whether it says what its sources say.
 fn part_of(error: &(dyn std::error::Error + 'static)) -> (String, bool) {
     if let Some(ours) = error.downcast_ref::<Error>() {
-        return match constraint_or_value(ours.code()) {
+        return match quotes_values(ours.code()) {
             true => (without_values(ours.code(), ours.details().source.as_deref().map(|source| source as _)), true),
+            // The detail of a violated constraint quotes the row.
+            false if ours.code().starts_with("23") => (format!("{} ({})", ours.details().message, ours.code()), true),
             false => (ours.report().replace('\n', "; "), true),
         };
     }
@@ -319,7 +321,7 @@ fn part_of(error: &(dyn std::error::Error + 'static)) -> (String, bool) {
         return (format!("malformed JSON: {}", place_in_json(json)), true);
     }
     if let Some(db) = error.downcast_ref::<tokio_postgres::Error>().and_then(tokio_postgres::Error::as_db_error) {
-        return match constraint_or_value(db.code().code()) {
+        return match quotes_values(db.code().code()) {
             true => (without_values(db.code().code(), Some(error)), true),
             false => (format!("{} ({})", db.message(), db.code().code()), true),
         };
@@ -327,7 +329,7 @@ fn part_of(error: &(dyn std::error::Error + 'static)) -> (String, bool) {
     #[cfg(feature = "sqlx")]
     if let Some(sqlx::Error::Database(db)) = error.downcast_ref::<sqlx::Error>() {
         let code = db.code().unwrap_or_default();
-        return match constraint_or_value(&code) {
+        return match quotes_values(&code) {
             true => {
                 (format!("{} ({code} {})", db.constraint().unwrap_or("a value is refused"), classify(&code).0), true)
             }
@@ -337,9 +339,10 @@ fn part_of(error: &(dyn std::error::Error + 'static)) -> (String, bool) {
     (error.to_string(), false)
 }
 
-/// Errors of the server whose texts quote values: data exceptions, and violations of constraints. 22023 has texts of this crate too.
-fn constraint_or_value(code: &str) -> bool {
-    code.starts_with("23") || (code.starts_with("22") && code != "22023" && code != "22004")
+/// Errors of the server whose messages quote values: data exceptions. Of a violated constraint only the detail does. 22023 has
+/// texts of this crate too.
+fn quotes_values(code: &str) -> bool {
+    code.starts_with("22") && code != "22023" && code != "22004"
 }
 
 fn without_values(code: &str, source: Option<&(dyn std::error::Error + 'static)>) -> String {
@@ -351,8 +354,7 @@ fn without_values(code: &str, source: Option<&(dyn std::error::Error + 'static)>
         let constraint = place("constraint", db.constraint());
         [place("table", db.table()), place("column", db.column()), constraint].into_iter().flatten().collect::<String>()
     });
-    let what = if code.starts_with("23") { "a constraint is violated" } else { "a value is malformed" };
-    format!("{what} ({code}{})", places.unwrap_or_default())
+    format!("a value is malformed ({code}{})", places.unwrap_or_default())
 }
 
 impl From<serde_json::Error> for Error {
