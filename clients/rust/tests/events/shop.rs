@@ -14,7 +14,14 @@ pub(crate) async fn server() -> &'static Server {
     static SERVER: OnceCell<Server> = OnceCell::const_new();
     SERVER
         .get_or_init(async || {
-            Server::start(&[("pg_outbox.poll_interval", "1s"), ("max_worker_processes", "40")]).await.unwrap()
+            // Each test has a database of its own, and each database a dispatcher.
+            let settings = [
+                ("pg_outbox.poll_interval", "1s"),
+                ("max_worker_processes", "130"),
+                ("pg_outbox.max_databases", "120"),
+                ("max_connections", "300"),
+            ];
+            Server::start(&settings).await.unwrap()
         })
         .await
 }
