@@ -459,7 +459,7 @@ async fn an_operator_finds_what_is_wrong_and_who_has_what() {
             || text.contains("outbox_cursor_error_seconds{consumer=\"totals\"")
     );
     for name in &names {
-        let family = name.trim_end_matches("_sum").trim_end_matches("_count");
+        let family = name.trim_end_matches("_sum").trim_end_matches("_count").trim_end_matches("_bucket");
         assert!(
             text.contains(&format!("# HELP {family} ")) && text.contains(&format!("# TYPE {family} ")),
             "{name}: {text}"
