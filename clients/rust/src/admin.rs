@@ -3182,13 +3182,13 @@ impl Outbox {
     }
 
     /// Returns the events that concern a person, a page at a time. streams: only these, by stream and version;
-    /// stream_prefix: those whose name begins so, likewise; or a scan of everything in the order of the feed, for
-    /// which at least one filter is needed. types: patterns of the type; user_id: metadata.user_id; metadata: entries
-    /// that the metadata contain; from_time, to_time: when the event was stored, inclusive. All filters hold
-    /// together. after: "next" of the last row, for the next page; there is no row when there are no more.
-    /// max_events: 1 to 10000 (1000). A row whose message_id is null only says how far a scan has come. redacted: the
-    /// event was erased, or the key that metadata.key_id names was revoked. Errors: 22023 neither streams nor a
-    /// filter, or a value is malformed.
+    /// stream_prefix: those whose name begins so, likewise; or everything in the order of the feed, for which at
+    /// least one filter is needed. A page of the last two looks at max_events events. types: patterns of the type;
+    /// user_id: metadata.user_id; metadata: entries that the metadata contain; from_time, to_time: when the event was
+    /// stored, inclusive. All filters hold together. after: "next" of the last row, for the next page; there is no
+    /// row when there are no more. max_events: 1 to 10000 (1000). A row whose message_id is null only says how far a
+    /// scan has come. redacted: the event was erased, or the key that metadata.key_id names was revoked. Errors:
+    /// 22023 neither streams nor a filter, or a value is malformed.
     ///
     /// # Errors
     /// Those of the function.
@@ -3532,9 +3532,9 @@ impl Outbox {
     /// the same cardinal id go to the same member. A call looks at no more than about 10000 positions, or max_events
     /// if that is more, apart from those that the lists of categories pass over. If none of them matches, the result
     /// is one row whose message_id is null and whose position says where to continue. epoch: the epoch in which
-    /// after_position was read, so that a lost history is noticed. upcast (default false): as in load(). A standby
-    /// answers too. Errors: OB009 the position is malformed, after the end of the feed, or in a history that was
-    /// lost; 22023 another argument is malformed.
+    /// after_position was read, so that a lost history is noticed. upcast (default false): as in load(); an event
+    /// that cannot be upcast is an error. A standby answers too. Errors: OB009 the position is malformed, after the
+    /// end of the feed, or in a history that was lost; 22023 another argument is malformed.
     ///
     /// # Errors
     /// Those of the function.

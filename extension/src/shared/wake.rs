@@ -15,6 +15,7 @@ use pgrx::{pg_guard, pg_sys};
 
 use crate::pg::hooks;
 use crate::shared::{claim_hints, shmem};
+use crate::sql::events;
 
 thread_local! {
     /// Bit n: something was enqueued at nesting level n. Levels from 63 on share a bit.
@@ -109,16 +110,22 @@ unsafe extern "C-unwind" fn transaction_ended(event: pg_sys::XactEvent::Type, _a
 #[pg_guard]
 unsafe extern "C-unwind" fn subtransaction_ended(
     event: pg_sys::SubXactEvent::Type,
-    _me: pg_sys::SubTransactionId,
-    _parent: pg_sys::SubTransactionId,
+    me: pg_sys::SubTransactionId,
+    parent: pg_sys::SubTransactionId,
     _arg: *mut std::ffi::c_void,
 ) {
     let bit = level_bit();
     // SAFETY: reads a counter of the current transaction.
     let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
     match event {
-        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => hooks::subtransaction_ended(level, true),
-        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => hooks::subtransaction_ended(level, false),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
+            hooks::subtransaction_ended(level, true);
+            events::subtransaction_ended(me, parent, true);
+        }
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
+            hooks::subtransaction_ended(level, false);
+            events::subtransaction_ended(me, parent, false);
+        }
         _ => {}
     }
     if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {

@@ -207,13 +207,7 @@ thread_local! {
 
 /// Takes the lock of a stream until the transaction ends. `at_most`: it is not taken if the transaction has as many. It is an
 /// advisory lock of a class that no SQL function can name.
-#[expect(ffi_unwind_calls, reason = "the function raises no ERROR")]
 fn lock(stream: &str, xid: u64, at_most: usize) {
-    thread_local!(static REGISTERED: Cell<bool> = const { Cell::new(false) });
-    if !REGISTERED.replace(true) {
-        // SAFETY: the callback touches only this module's thread-local cells and cannot fail.
-        unsafe { RegisterSubXactCallback(subtransaction_ended, Datum::null()) };
-    }
     let count = LOCKED.with_borrow_mut(|(of, by)| {
         if std::mem::replace(of, xid) != xid {
             by.clear();
@@ -244,30 +238,15 @@ fn lock(stream: &str, xid: u64, at_most: usize) {
     }
 }
 
-unsafe extern "C-unwind" {
-    fn RegisterSubXactCallback(callback: SubXactCallback, arg: Datum);
-}
-
-type SubXactCallback = unsafe extern "C-unwind" fn(
-    event: pg_sys::SubXactEvent::Type,
-    own: pg_sys::SubTransactionId,
-    parent: pg_sys::SubTransactionId,
-    arg: Datum,
-);
-
-/// A subtransaction that is rolled back has released its locks. One that ends well leaves them to its parent.
-unsafe extern "C-unwind" fn subtransaction_ended(
-    event: pg_sys::SubXactEvent::Type,
-    own: pg_sys::SubTransactionId,
-    parent: pg_sys::SubTransactionId,
-    _arg: Datum,
-) {
-    LOCKED.with_borrow_mut(|(_, locks)| match event {
-        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => locks.retain(|by| *by != own),
-        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => {
+/// Called when a subtransaction ends. One that is rolled back has released its locks. One that ends well leaves them to its
+/// parent.
+pub fn subtransaction_ended(own: pg_sys::SubTransactionId, parent: pg_sys::SubTransactionId, rolled_back: bool) {
+    LOCKED.with_borrow_mut(|(_, locks)| {
+        if rolled_back {
+            locks.retain(|by| *by != own);
+        } else {
             locks.iter_mut().filter(|by| **by == own).for_each(|by| *by = parent);
         }
-        _ => {}
     });
 }
 
@@ -447,11 +426,11 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox_internal.lock_stream(stream text) returns void
+    /// outbox_internal.lock_stream(stream text, always boolean) returns void
     fn outbox_lock_stream(args) {
         let xid = transaction_id(c"a command on a stream");
-        // A transaction that closes or truncates streams has all of their locks: otherwise it could not wait for appends.
-        lock(args.get::<&str>(0).unwrap_or_default(), xid.value, usize::MAX);
+        let at_most = if args.get(1) == Some(true) { usize::MAX } else { MAX_LOCKS };
+        lock(args.get::<&str>(0).unwrap_or_default(), xid.value, at_most);
         Ok(Some(Datum::null()))
     }
 }

@@ -12,7 +12,7 @@ begin
     set search_path = pg_catalog, message_store, pg_temp
     as $$
     begin
-        perform outbox_internal.lock_stream(stream_name);
+        perform outbox_internal.lock_stream(stream_name, false);
         return message_store.hash_64(message_store.category(stream_name));
     end
     $$;

@@ -112,8 +112,10 @@ begin
         or array_position(streams, null) is not null then
         raise exception 'malformed streams' using errcode = 'invalid_parameter_value', hint = '1 to 10000 names.';
     end if;
-    -- Refuses malformed names.
-    perform outbox.stream_version(s) from unnest(streams) s;
+    if after is null then
+        -- Refuses malformed names.
+        perform outbox.stream_version(s) from unnest(streams) s;
+    end if;
     if streams is not null then
         for chosen in
             select k.k as name, case when k.k = after_stream then after_version else 0 end as after_version
@@ -138,34 +140,36 @@ begin
         return;
     end if;
     if prefix is not null then
-        -- The index on stream and version has all streams that begin so in one stretch.
-        return query
-        select e.stream, e.version, e.type, e.data, e.body, e.content_type, e.metadata, e.tenant, null::bigint,
-            e.message_id, e.recorded_at, outbox_internal.is_redacted(e.data, e.body, e.metadata),
-            jsonb_build_object('stream', e.stream, 'version', e.version)
-        from outbox._event_row e
-        where e.stream collate "C" >= greatest(prefix, after_stream collate "C")
-            and (e.stream collate "C", e.version) > (coalesce(after_stream, ''), after_version)
-            -- A name has at most 255 bytes, so at most 63 of the last characters that there are.
-            and e.stream collate "C" < prefix || repeat(chr(1114111), 64)
-            and outbox_internal.is_exported(e.stream, e.type, e.tenant, e.metadata, e.recorded_at, types, prefix, tenant,
-                condition, from_time, to_time)
-        order by e.stream collate "C", e.version
-        limit max_events;
-        return;
+        -- The index on stream and version has all streams that begin so in one stretch. A name has at most 255 bytes, so at
+        -- most 63 of the last characters that there are.
+        page := array(
+            select row(null, null, r.message_id, r.event_id, r.webhook_id, r.stream, r.version, r.type, r.data, r.body,
+                r.content_type, r.headers, r.metadata, r.tenant, r.occurred_at, r.recorded_at)::outbox.event
+            from outbox._event_row r
+            where r.stream collate "C" >= greatest(prefix, after_stream collate "C")
+                and (r.stream collate "C", r.version) > (coalesce(after_stream, ''), after_version)
+                and r.stream collate "C" < prefix || repeat(chr(1114111), 64)
+            order by r.stream collate "C", r.version
+            limit max_events
+        );
+    else
+        page := array(
+            select r from outbox.read_events(after_position, max_events, types => types, tenant => tenant) r
+            order by r."position"
+        );
     end if;
-    page := array(
-        select r from outbox.read_events(after_position, max_events, types => types, tenant => tenant) r
-        order by r."position"
-    );
     -- The last row is returned in any case, without its event if that is not to be exported: it says where to continue.
-    foreach candidate in array page loop
-        wanted := candidate.message_id is not null and outbox_internal.is_exported(candidate.stream, candidate.type,
-            candidate.tenant, candidate.metadata, candidate.recorded_at, null, null, null, condition, from_time, to_time);
+    for i in 1 .. cardinality(page) loop
+        candidate := page[i];
         exported := null;
         exported."position" := candidate."position";
         exported.redacted := false;
-        exported."next" := jsonb_build_object('position', candidate."position");
+        exported."next" := case when prefix is null then jsonb_build_object('position', candidate."position")
+            else jsonb_build_object('stream', candidate.stream, 'version', candidate.version) end;
+        -- read_events() has looked at types and tenant.
+        wanted := candidate.message_id is not null and outbox_internal.is_exported(candidate.stream, candidate.type,
+            candidate.tenant, candidate.metadata, candidate.recorded_at, case when prefix is not null then types end, prefix,
+            case when prefix is not null then tenant end, condition, from_time, to_time);
         if wanted then
             exported.stream := candidate.stream;
             exported.version := candidate.version;
@@ -179,7 +183,7 @@ begin
             exported.recorded_at := candidate.recorded_at;
             exported.redacted := outbox_internal.is_redacted(candidate.data, candidate.body, candidate.metadata);
         end if;
-        if wanted or candidate."position" = page[cardinality(page)]."position" then
+        if wanted or i = cardinality(page) then
             return next exported;
         end if;
     end loop;
@@ -187,8 +191,8 @@ end
 $$;
 comment on function outbox.export_subject is
     'Returns the events that concern a person, a page at a time. streams: only these, by stream and version; stream_prefix: '
-    'those whose name begins so, likewise; or a scan of everything in the order of the feed, for which at least one filter '
-    'is needed. types: patterns of the type; user_id: metadata.user_id; metadata: entries that the metadata '
+    'those whose name begins so, likewise; or everything in the order of the feed, for which at least one filter is '
+    'needed. A page of the last two looks at max_events events. types: patterns of the type; user_id: metadata.user_id; metadata: entries that the metadata '
     'contain; from_time, to_time: when the event was stored, inclusive. All filters hold together. after: "next" of the '
     'last row, for the next page; there is no row when there are no more. max_events: 1 to 10000 (1000). A row whose '
     'message_id is null only says how far a scan has come. redacted: the event was erased, or the key that metadata.key_id '

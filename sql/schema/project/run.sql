@@ -206,20 +206,27 @@ end
 $$;
 
 -- API: private
--- The version that metadata.schema_version names, as a number or as its text; 1 without it. Raises 22023 for anything else.
+-- The version that metadata.schema_version names, as a number or as its text; 1 without it. Null: it is malformed.
 create function outbox_internal.schema_version_of(metadata jsonb) returns numeric
+language sql immutable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select case
+        when v.text is null then 1
+        when jsonb_typeof(schema_version_of.metadata -> 'schema_version') = 'number' or v.text ~ '^[1-9][0-9]{0,8}$'
+            then v.text::numeric
+    end
+    from (select schema_version_of.metadata ->> 'schema_version' as text) v;
+end;
+
+-- API: private
+create function outbox_internal.malformed_schema_version(e outbox.event) returns void
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-    version text := metadata ->> 'schema_version';
 begin
-    if jsonb_typeof(metadata -> 'schema_version') = 'number' or version ~ '^[1-9][0-9]{0,8}$' then
-        return version::numeric;
-    elsif version is null then
-        return 1;
-    end if;
     raise exception 'malformed metadata.schema_version' using errcode = 'invalid_parameter_value',
+        detail = format('Event %s of stream "%s".', e.version, e.stream),
         hint = 'It is a whole number from 1 on; without it, the version is 1.';
 end
 $$;
@@ -236,6 +243,9 @@ declare
     wrong text;
 begin
     its_version := outbox_internal.schema_version_of(e.metadata);
+    if its_version is null then
+        perform outbox_internal.malformed_schema_version(e);
+    end if;
     select * into found_schema from outbox.event_schema s where s.type = e.type and s.version = its_version;
     if not found then
         raise exception 'type "%" has no schema of version %', e.type,

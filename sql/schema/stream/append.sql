@@ -91,8 +91,9 @@ comment on function outbox.stream_version is
     'transaction''s snapshot shows. Errors: 22004 stream is null, 22023 it is malformed';
 
 -- API: private
--- Takes the lock of a stream until the transaction ends, as append() does.
-create function outbox_internal.lock_stream(stream text) returns void
+-- Takes the lock of a stream until the transaction ends, as append() does: not if the transaction has 64 of them. `always`:
+-- in any case, for a change that has to wait for appends, because no index guards it.
+create function outbox_internal.lock_stream(stream text, always boolean) returns void
 language c volatile strict
 as 'MODULE_PATHNAME', 'outbox_lock_stream';
 

@@ -16,7 +16,7 @@ begin
     end if;
     -- checks the name
     perform outbox.stream_version(stream);
-    perform outbox_internal.lock_stream(stream);
+    perform outbox_internal.lock_stream(stream, true);
     version := outbox.stream_version(stream);
     if version = 0 then
         raise exception 'stream "%" does not exist', stream using errcode = 'OB001',

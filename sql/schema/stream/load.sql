@@ -93,7 +93,9 @@ begin
         return e;
     end if;
     stored := outbox_internal.schema_version_of(e.metadata);
-    if stored < latest then
+    if coalesce(stored < 1 or stored <> trunc(stored), true) then
+        perform outbox_internal.malformed_schema_version(e);
+    elsif stored < latest then
         e.data := outbox.upcast(e.type, e.data, stored::int);
         e.metadata := coalesce(e.metadata, '{}') || jsonb_build_object('schema_version', latest);
     end if;

@@ -197,7 +197,8 @@ comment on function outbox.read_events is
     'member. A call looks at no more than about 10000 positions, or max_events if that is more, apart from those that the '
     'lists of categories pass over. If none of them matches, the result is one row whose message_id is null and whose '
     'position says where to continue. epoch: the epoch in which after_position was read, so that a lost history is '
-    'noticed. upcast (default false): as in load(). A standby answers too. Errors: OB009 the position is malformed, after the end of the feed, or in a history '
+    'noticed. upcast (default false): as in load(); an event that cannot be upcast is an error. A standby '
+    'answers too. Errors: OB009 the position is malformed, after the end of the feed, or in a history '
     'that was lost; 22023 another argument is malformed';
 
 insert into outbox._capability values

@@ -114,6 +114,16 @@ async fn a_writer_that_waits_for_another_gets_the_error_of_message_db() {
     let error = waiting.await.unwrap();
     assert_eq!(error.code().code(), "P0001");
     assert_eq!(error.message(), "Wrong expected version: -1 (Stream: account-1, Stream Version: 0)");
+    // A transaction that writes to many streams leaves room in the table of locks.
+    db.batch_execute(
+        "begin; select message_store.write_message(gen_random_uuid()::varchar, 'many-' || i, 'Opened', '{}', null, -1)
+            from generate_series(1, 200) i",
+    )
+    .await
+    .unwrap();
+    let held = "select count(*) from pg_locks where pid = pg_backend_pid() and locktype = 'advisory'";
+    assert_eq!(one::<i64>(&db, held).await, 64);
+    db.batch_execute("commit").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

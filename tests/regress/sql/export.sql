@@ -25,6 +25,8 @@ select stream, position from outbox.export_subject(user_id => 'u1', max_events =
 select stream, version, type, position, next from outbox.export_subject(stream_prefix => 'customer-', max_events => 2);
 select stream, version from outbox.export_subject(stream_prefix => 'customer-', max_events => 2,
     after => '{"stream": "customer-1", "version": 2}');
+select stream, version, message_id is null as marker, next from outbox.export_subject(stream_prefix => 'customer-', types => '{*.named}', max_events => 2);
+select count(*) from outbox.export_subject(stream_prefix => 'customer-', after => '{"stream": "customer-2", "version": 1}');
 select count(*) filter (where message_id is not null) from outbox.export_subject(from_time => now() - interval '1 hour');
 -- Erased events, and those whose key was revoked. The snapshots of the stream go with an erased event.
 select outbox.save_snapshot('order-1', 1, '{"n": 3}'), outbox.save_snapshot('customer-1', 2, '{"n": 4}');

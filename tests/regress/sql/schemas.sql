@@ -66,6 +66,16 @@ select version, data, metadata from outbox.load('placed-1');
 select version, data, metadata from outbox.load('placed-1', upcast => true);
 select version, data from outbox.load('placed-1', max_events => 2, backwards => true, upcast => true);
 select version, data from outbox.read_events(0, upcast => true) where stream = 'placed-1';
+-- An event whose version is malformed is named.
+select outbox.append('placed-' || i, 'order.placed', '{"amount": 7}', metadata => jsonb_build_object('schema_version', v))
+from unnest(array['"x"', '0', '-1', '1.5', 'true', '1e400', '"00001"']::jsonb[]) with ordinality u(v, i);
+select version, data from outbox.load('placed-1', upcast => true) where version > 4;
+select version, data from outbox.load('placed-2', upcast => true);
+select version, data from outbox.load('placed-3', upcast => true);
+select version, data from outbox.load('placed-4', upcast => true);
+select version, data from outbox.load('placed-5', upcast => true);
+select version, data from outbox.load('placed-6', upcast => true);
+select version, data from outbox.load('placed-7', upcast => true);
 -- An upcaster runs as its owner.
 create role outbox_regress_owner;
 alter function app.placed_3(jsonb) owner to outbox_regress_owner;

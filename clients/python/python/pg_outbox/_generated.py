@@ -1267,13 +1267,13 @@ class AdminMethods:
 
     def export_subject(self, *, streams: Sequence[str] | None = None, types: Sequence[str] | None = None, stream_prefix: str | None = None, tenant: str | None = None, user_id: str | None = None, metadata: Any | None = None, from_time: datetime | None = None, to_time: datetime | None = None, after: Any | None = None, max_events: int | None = None) -> list[ExportedEvent]:
         """Returns the events that concern a person, a page at a time. streams: only these, by stream and
-        version; stream_prefix: those whose name begins so, likewise; or a scan of everything in the order of
-        the feed, for which at least one filter is needed. types: patterns of the type; user_id:
-        metadata.user_id; metadata: entries that the metadata contain; from_time, to_time: when the event was
-        stored, inclusive. All filters hold together. after: "next" of the last row, for the next page; there is
-        no row when there are no more. max_events: 1 to 10000 (1000). A row whose message_id is null only says
-        how far a scan has come. redacted: the event was erased, or the key that metadata.key_id names was
-        revoked. Errors: 22023 neither streams nor a filter, or a value is malformed.
+        version; stream_prefix: those whose name begins so, likewise; or everything in the order of the feed,
+        for which at least one filter is needed. A page of the last two looks at max_events events. types:
+        patterns of the type; user_id: metadata.user_id; metadata: entries that the metadata contain; from_time,
+        to_time: when the event was stored, inclusive. All filters hold together. after: "next" of the last row,
+        for the next page; there is no row when there are no more. max_events: 1 to 10000 (1000). A row whose
+        message_id is null only says how far a scan has come. redacted: the event was erased, or the key that
+        metadata.key_id names was revoked. Errors: 22023 neither streams nor a filter, or a value is malformed.
         """
         return self._run(Call("export_subject", {"streams": streams, "types": types, "stream_prefix": stream_prefix, "tenant": tenant, "user_id": user_id, "metadata": metadata, "from_time": from_time, "to_time": to_time, "after": after, "max_events": max_events}, Shape("rows", ExportedEvent, {"body": "bytea", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
@@ -1497,8 +1497,9 @@ class AdminMethods:
         10000 positions, or max_events if that is more, apart from those that the lists of categories pass over.
         If none of them matches, the result is one row whose message_id is null and whose position says where to
         continue. epoch: the epoch in which after_position was read, so that a lost history is noticed. upcast
-        (default false): as in load(). A standby answers too. Errors: OB009 the position is malformed, after the
-        end of the feed, or in a history that was lost; 22023 another argument is malformed.
+        (default false): as in load(); an event that cannot be upcast is an error. A standby answers too.
+        Errors: OB009 the position is malformed, after the end of the feed, or in a history that was lost; 22023
+        another argument is malformed.
         """
         return self._run(Call("read_events", {"after_position": after_position, "max_events": max_events, "categories": categories, "types": types, "tenant": tenant, "filter": filter, "member": member, "members": members, "epoch": epoch, "upcast": upcast}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
@@ -2404,13 +2405,13 @@ class AsyncAdminMethods:
 
     async def export_subject(self, *, streams: Sequence[str] | None = None, types: Sequence[str] | None = None, stream_prefix: str | None = None, tenant: str | None = None, user_id: str | None = None, metadata: Any | None = None, from_time: datetime | None = None, to_time: datetime | None = None, after: Any | None = None, max_events: int | None = None) -> list[ExportedEvent]:
         """Returns the events that concern a person, a page at a time. streams: only these, by stream and
-        version; stream_prefix: those whose name begins so, likewise; or a scan of everything in the order of
-        the feed, for which at least one filter is needed. types: patterns of the type; user_id:
-        metadata.user_id; metadata: entries that the metadata contain; from_time, to_time: when the event was
-        stored, inclusive. All filters hold together. after: "next" of the last row, for the next page; there is
-        no row when there are no more. max_events: 1 to 10000 (1000). A row whose message_id is null only says
-        how far a scan has come. redacted: the event was erased, or the key that metadata.key_id names was
-        revoked. Errors: 22023 neither streams nor a filter, or a value is malformed.
+        version; stream_prefix: those whose name begins so, likewise; or everything in the order of the feed,
+        for which at least one filter is needed. A page of the last two looks at max_events events. types:
+        patterns of the type; user_id: metadata.user_id; metadata: entries that the metadata contain; from_time,
+        to_time: when the event was stored, inclusive. All filters hold together. after: "next" of the last row,
+        for the next page; there is no row when there are no more. max_events: 1 to 10000 (1000). A row whose
+        message_id is null only says how far a scan has come. redacted: the event was erased, or the key that
+        metadata.key_id names was revoked. Errors: 22023 neither streams nor a filter, or a value is malformed.
         """
         return await self._arun(Call("export_subject", {"streams": streams, "types": types, "stream_prefix": stream_prefix, "tenant": tenant, "user_id": user_id, "metadata": metadata, "from_time": from_time, "to_time": to_time, "after": after, "max_events": max_events}, Shape("rows", ExportedEvent, {"body": "bytea", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
@@ -2634,8 +2635,9 @@ class AsyncAdminMethods:
         10000 positions, or max_events if that is more, apart from those that the lists of categories pass over.
         If none of them matches, the result is one row whose message_id is null and whose position says where to
         continue. epoch: the epoch in which after_position was read, so that a lost history is noticed. upcast
-        (default false): as in load(). A standby answers too. Errors: OB009 the position is malformed, after the
-        end of the feed, or in a history that was lost; 22023 another argument is malformed.
+        (default false): as in load(); an event that cannot be upcast is an error. A standby answers too.
+        Errors: OB009 the position is malformed, after the end of the feed, or in a history that was lost; 22023
+        another argument is malformed.
         """
         return await self._arun(Call("read_events", {"after_position": after_position, "max_events": max_events, "categories": categories, "types": types, "tenant": tenant, "filter": filter, "member": member, "members": members, "epoch": epoch, "upcast": upcast}, Shape("rows", Event, {"body": "bytea", "occurred_at": "timestamp with time zone", "recorded_at": "timestamp with time zone"})))  # type: ignore[no-any-return]
 
