@@ -35,6 +35,7 @@ const HELP: &[(&str, &str)] = &[
     ("outbox_relay_relayed", "Messages that a relay has relayed since its start"),
     ("outbox_relay_skipped", "Messages that a relay has skipped or dead-lettered since its start"),
     ("outbox_ring_bytes", "Size of a log on disk"),
+    ("outbox_category_lag_positions", "Positions between the lists of categories and the last event"),
     ("outbox_event_bytes", "Size of a permanent log of events on disk"),
     ("outbox_enqueued_total", "Messages, including those that were rolled back"),
     ("outbox_feed_position", "Last position of the feed"),

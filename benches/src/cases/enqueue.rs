@@ -6,25 +6,32 @@ use crate::PAYLOAD;
 use crate::measure::{median, pgbench, plain_server};
 use crate::report::{Goal, Report};
 
+/// The table of the comparison, with the columns, defaults and indexes of a leaf of messages.
+pub const PLAIN: &str = "create sequence plain_id cache 1;
+    create table plain (
+        id bigint not null default nextval('plain_id'), xid xid8 not null default pg_current_xact_id(),
+        enqueued_at timestamptz not null default clock_timestamp(), deliver_at timestamptz, expires_at timestamptz,
+        occurred_at timestamptz, max_attempts int, priority smallint not null default 0, topic text not null, key text,
+        tenant text, aggregate_type text, aggregate_id text, publisher text, idempotency_key text, content_type text,
+        headers jsonb, metadata jsonb, payload jsonb, body bytea);
+    create index on plain (xid, id);
+    create unique index on plain (id)";
+
+/// The statements that are compared.
+pub fn call() -> String {
+    format!("select outbox.enqueue('order.created', '{PAYLOAD}'::jsonb, 'c-778899');\n")
+}
+
+pub fn insert() -> String {
+    format!("insert into plain (topic, payload, key) values ('order.created', '{PAYLOAD}'::jsonb, 'c-778899');\n")
+}
+
 pub async fn run(report: &mut Report) -> Result<()> {
     // Without a dispatcher, so that only the call is measured.
     let server = plain_server().await?;
     let db = server.database("bench").await?;
-    db.batch_execute(
-        "create sequence plain_id cache 1;
-        create table plain (
-            id bigint not null default nextval('plain_id'), xid xid8 not null default pg_current_xact_id(),
-            enqueued_at timestamptz not null default clock_timestamp(), deliver_at timestamptz, expires_at timestamptz,
-            occurred_at timestamptz, max_attempts int, priority smallint not null default 0, topic text not null, key text,
-            tenant text, aggregate_type text, aggregate_id text, publisher text, idempotency_key text, content_type text,
-            headers jsonb, metadata jsonb, payload jsonb, body bytea);
-        create index on plain (xid, id);
-        create unique index on plain (id)",
-    )
-    .await?;
-    let call = format!("select outbox.enqueue('order.created', '{PAYLOAD}'::jsonb, 'c-778899');\n");
-    let insert =
-        format!("insert into plain (topic, payload, key) values ('order.created', '{PAYLOAD}'::jsonb, 'c-778899');\n");
+    db.batch_execute(PLAIN).await?;
+    let (call, insert) = (call(), insert());
     for sync in ["on", "off"] {
         for clients in [1, 4, 16] {
             for per in [1, 2, 10] {

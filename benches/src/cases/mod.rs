@@ -7,6 +7,7 @@ mod capture;
 mod drain;
 mod enqueue;
 mod events;
+mod guard;
 mod held;
 mod http2;
 mod idle;
@@ -35,7 +36,7 @@ type Case = for<'a> fn(&'a mut Report) -> Pin<Box<dyn Future<Output = Result<()>
 
 /// Cases that run only if they are named, or with BENCH=all, because `make bench` should take less than ten minutes.
 pub const BY_NAME: &[&str] =
-    &["append", "stores", "events", "memory", "peers", "reclaim", "admin", "routing", "capture", "registry"];
+    &["append", "stores", "events", "memory", "peers", "reclaim", "admin", "routing", "capture", "registry", "guard"];
 
 /// The name, description and function of each case.
 pub const ALL: &[(&str, &str, Case)] = &[
@@ -49,6 +50,9 @@ pub const ALL: &[(&str, &str, Case)] = &[
     ),
     ("stores", "append() beside message-db and emmett", |r| Box::pin(stores::run(r))),
     ("events", "streams, everything in order, a category and a projection", |r| Box::pin(events::run(r))),
+    ("guard", "the ratios of the main paths against those on record (UPDATE=1 records them)", |r| {
+        Box::pin(guard::run(r))
+    }),
     ("sequencer", "the sequencer alone", |r| Box::pin(sequencer::run(r))),
     ("drain", "a backlog over HTTP against a bare hyper client; CPU, WAL and memory", |r| Box::pin(drain::run(r))),
     ("beside", "a backlog in batches, and beside a dead and a hanging endpoint", |r| Box::pin(beside::run(r))),

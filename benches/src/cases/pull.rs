@@ -72,7 +72,7 @@ pub const THEIRS: Api = Api {
     complete: "delete from job where $1::bigint is not null and id = any ($2::bigint[])",
 };
 
-async fn drain(server: &Server, workers: usize, batch: i32, api: Api) -> Result<f64> {
+pub async fn drain(server: &Server, workers: usize, batch: i32, api: Api) -> Result<f64> {
     let started = Instant::now();
     let limit = Duration::from_secs(6);
     let mut tasks = vec![];

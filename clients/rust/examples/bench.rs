@@ -141,7 +141,9 @@ async fn latency(outbox: &Outbox, client: &Client, count: usize) -> Outcome {
     let define = |s: Subscription<()>| s.ensure(["latency.rust"]).on("latency.rust", handler);
     let app = Workers::new(outbox.clone()).subscription("rust_latency", define);
     let running = tokio::spawn(app.run_until(waits.1.clone().cancelled_owned()));
-    while client.query("select from outbox.subscription where name = 'rust_latency'", &[]).await?.is_empty() {
+    // The application begins with the first message that is stored.
+    let ready = "select from outbox.subscription_status where name = 'rust_latency' and coalesce(lag_positions, 0) = 0";
+    while client.query(ready, &[]).await?.is_empty() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     tokio::time::sleep(Duration::from_millis(500)).await;

@@ -39,7 +39,8 @@ use crate::transport::Transport;
 
 /// Messages that one tick numbers and one transaction reads.
 const CHUNK: i32 = 1000;
-/// Outcomes are recorded when there are this many, or after `RECORD_DELAY`.
+/// Outcomes are recorded when there are this many, or after `RECORD_DELAY`. Rows for workers are recorded at once, if the last
+/// record was that long ago: a worker waits for them.
 const RECORD_BATCH: usize = 2000;
 const RECORD_DELAY: Duration = Duration::from_millis(5);
 /// Pause when another session holds the sequencer's lock.
@@ -326,9 +327,11 @@ impl<S: Store, T: Transport> Engine<S, T> {
 
     /// Records outcomes if there are enough, or if they have waited long enough. Returns the time until then.
     fn record_if_due(&mut self) -> Result<Duration, Failure> {
-        let Some(since) = self.unrecorded.since else { return Ok(Duration::MAX) };
-        let age = self.store.instant().saturating_duration_since(since);
-        if self.unrecorded.len() + self.window.rows() < RECORD_BATCH && age < RECORD_DELAY {
+        let Some(oldest) = self.unrecorded.since else { return Ok(Duration::MAX) };
+        let rows = self.window.rows();
+        let since = if rows > 0 { self.unrecorded.recorded_at } else { Some(oldest) };
+        let age = since.map_or(RECORD_DELAY, |since| self.store.instant().saturating_duration_since(since));
+        if self.unrecorded.len() + rows < RECORD_BATCH && age < RECORD_DELAY {
             return Ok(RECORD_DELAY - age);
         }
         self.record()?;

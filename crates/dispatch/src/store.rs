@@ -260,6 +260,12 @@ pub trait Store: Host {
     /// The transaction failed.
     fn load_subscriptions(&mut self, ids: &[i32]) -> Result<Vec<VersionRow>, Failure>;
 
+    /// Reads those of these endpoints that exist.
+    ///
+    /// # Errors
+    /// The transaction failed.
+    fn load_endpoints(&mut self, ids: &[i32]) -> Result<Vec<EndpointRow>, Failure>;
+
     /// Reads the rows that sessions may have changed.
     ///
     /// # Errors

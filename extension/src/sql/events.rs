@@ -96,8 +96,9 @@ fn append(target: &Target<'_>, rows: &mut [Row], identified: bool) -> Result<App
     let relations = catalog::relations()?;
     refuse_copy(&relations)?;
     let xid = transaction_id(c"outbox.append()");
-    lock(target.stream, xid.value, MAX_LOCKS);
+    // Everything that needs no lock comes first: sessions that append to the same stream wait for the rest.
     let mut leaf = Leaf::open(relations.events, shape::MESSAGE)?;
+    lock(target.stream, xid.value, MAX_LOCKS);
     let state = exceptional(target.key)?;
     let index = leaf.index(relations.stream_index).ok_or_else(no_index)?;
     // SAFETY: the leaf and its index are open.

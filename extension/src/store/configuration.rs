@@ -28,12 +28,47 @@ macro_rules! versions {
     };
 }
 
+/// One row per endpoint.
+macro_rules! endpoints {
+    () => {
+        "select e.id, e.url, e.headers::text as headers, outbox_internal.duration_us(e.timeout) / 1000 as timeout_ms,
+            e.concurrency,
+            case when e.consent = 'granted' then least(e.rate, k.allowed_rate / 60.0::float8) else e.rate end as rate,
+            case when e.consent = 'granted' then least(e.burst, greatest(k.allowed_rate / 60.0::float8, 1))
+                else e.burst end as burst,
+            e.breaker::text as breaker_rule, e.protocol, e.compress, e.response_id, e.keep_headers,
+            outbox_internal.duration_us(e.disable_after) as disable_after, e.disable_failures,
+            e.active, e.disabled_mode, e.consent,
+            c.auth::text as auth, c.ca, c.certificate, c.key,
+            s.breaker as breaker_state, s.breaker_until, s.breaker_times, s.paused_until, s.failing_since, s.failures,
+            s.last_success_at, s.last_failure_at, s.last_error,
+            array(
+                select k.secret from outbox.endpoint_secret k
+                where k.endpoint_id = e.id and (k.expires_at is null or k.expires_at > now())
+                order by k.created_at desc
+            ) as secrets,
+            array(
+                select coalesce(outbox_internal.us(k.expires_at) + 946684800000000, 0)
+                from outbox.endpoint_secret k
+                where k.endpoint_id = e.id and (k.expires_at is null or k.expires_at > now())
+                order by k.created_at desc
+            ) as secrets_until,
+            p.url as proxy, p.resolves_names, e.proxy is not null and p.name is null as proxy_is_gone
+        from outbox.endpoint e
+        left join outbox.endpoint_credential c on c.endpoint_id = e.id
+        left join outbox.endpoint_state s on s.endpoint_id = e.id
+        left join outbox.endpoint_consent k on k.endpoint_id = e.id
+        left join outbox.proxy p on p.name = e.proxy or e.proxy is null and p.is_default"
+    };
+}
+
 /// Statements that read the configuration.
 pub struct Loader {
     subscriptions: Plan,
     changed: Plan,
     subscription_ids: Plan,
     endpoints: Plan,
+    changed_endpoints: Plan,
     endpoint_ids: Plan,
 }
 
@@ -44,38 +79,8 @@ impl Loader {
             changed: Plan::new(concat!(versions!(), " and s.id = any ($1) order by s.id, v.version"), &[INT4ARRAYOID]),
             subscription_ids: Plan::new("select s.id from outbox.subscription s order by s.id", &[]),
             endpoint_ids: Plan::new("select e.id from outbox.endpoint e order by e.id", &[]),
-            endpoints: Plan::new(
-                "select e.id, e.url, e.headers::text as headers, outbox_internal.duration_us(e.timeout) / 1000 as timeout_ms,
-                    e.concurrency,
-                    case when e.consent = 'granted' then least(e.rate, k.allowed_rate / 60.0::float8) else e.rate end as rate,
-                    case when e.consent = 'granted' then least(e.burst, greatest(k.allowed_rate / 60.0::float8, 1))
-                        else e.burst end as burst,
-                    e.breaker::text as breaker_rule, e.protocol, e.compress, e.response_id, e.keep_headers,
-                    outbox_internal.duration_us(e.disable_after) as disable_after, e.disable_failures,
-                    e.active, e.disabled_mode, e.consent,
-                    c.auth::text as auth, c.ca, c.certificate, c.key,
-                    s.breaker as breaker_state, s.breaker_until, s.breaker_times, s.paused_until, s.failing_since, s.failures,
-                    s.last_success_at, s.last_failure_at, s.last_error,
-                    array(
-                        select k.secret from outbox.endpoint_secret k
-                        where k.endpoint_id = e.id and (k.expires_at is null or k.expires_at > now())
-                        order by k.created_at desc
-                    ) as secrets,
-                    array(
-                        select coalesce(outbox_internal.us(k.expires_at) + 946684800000000, 0)
-                        from outbox.endpoint_secret k
-                        where k.endpoint_id = e.id and (k.expires_at is null or k.expires_at > now())
-                        order by k.created_at desc
-                    ) as secrets_until,
-                    p.url as proxy, p.resolves_names, e.proxy is not null and p.name is null as proxy_is_gone
-                from outbox.endpoint e
-                left join outbox.endpoint_credential c on c.endpoint_id = e.id
-                left join outbox.endpoint_state s on s.endpoint_id = e.id
-                left join outbox.endpoint_consent k on k.endpoint_id = e.id
-                left join outbox.proxy p on p.name = e.proxy or e.proxy is null and p.is_default
-                where $1 is null or e.id = any ($1)",
-                &[INT4ARRAYOID],
-            ),
+            endpoints: Plan::new(endpoints!(), &[]),
+            changed_endpoints: Plan::new(concat!(endpoints!(), " where e.id = any ($1)"), &[INT4ARRAYOID]),
         }
     }
 
@@ -108,9 +113,13 @@ impl Loader {
         Ok(Configuration { subscriptions, endpoints, unreadable_subscriptions, unreadable_endpoints })
     }
 
-    fn endpoints(&mut self, ids: Option<&[i32]>) -> Vec<EndpointRow> {
+    /// Reads these endpoints; `None`: all. Inside a transaction.
+    pub fn endpoints(&mut self, ids: Option<&[i32]>) -> Vec<EndpointRow> {
         let mut endpoints = Vec::new();
-        let rows = self.endpoints.execute(&[ids.map(<[i32]>::to_vec).and_then(arg)]);
+        let rows = match ids {
+            None => self.endpoints.execute(&[]),
+            Some(ids) => self.changed_endpoints.execute(&[arg(ids.to_vec())]),
+        };
         rows.for_each(|row| endpoints.push(endpoint(row)));
         endpoints
     }

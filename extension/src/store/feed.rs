@@ -25,6 +25,9 @@ use crate::sql::enqueue::column;
 /// Bytes of content that are read at once, not counting the last message: a chunk of large messages is never in memory as a
 /// whole.
 const READ_BYTES: usize = 16 << 20;
+/// Positions that are read at once, as many as the longest row of the feed has, and the rows that may have to be read for them.
+const READ_POSITIONS: usize = 960;
+const READ_ROWS: i64 = 128;
 /// Messages that are remembered as unreadable. Beyond this number all are forgotten, and found again when they are read
 /// again.
 const UNREADABLE: usize = 10_000;
@@ -40,6 +43,8 @@ struct Unreadable {
 pub struct Reader {
     tick: Plan,
     feed: Plan,
+    /// Rows of the feed that the next reading takes. A tick writes a row, so the rows of a quiet time are short.
+    rows: i64,
     dense: [Plan; LEAF_NAMES.len()],
     sparse: [Plan; LEAF_NAMES.len()],
     cancelled_among: Plan,
@@ -135,6 +140,7 @@ impl Reader {
                 limit $3",
                 &[INT8OID, INT8OID, INT8OID],
             ),
+            rows: 2,
             dense: leaf_plans!("m.id between $1 and $2", &[INT8OID, INT8OID]),
             sparse: leaf_plans!("m.id = any ($1)", &[INT8ARRAYOID]),
             cancelled_among: Plan::new(
@@ -189,18 +195,19 @@ impl Reader {
         cancelled
     }
 
-    /// Reads the messages after `after` up to `upto`, in order, from at most `rows` rows of the feed. Returns them, and the
-    /// position up to which they have been read.
-    pub fn read(&mut self, after: i64, upto: i64, rows: i64) -> (Vec<Stored>, i64) {
+    /// Reads at most `READ_POSITIONS` messages after `after` up to `upto`, in order. Returns them, and the position up to which
+    /// they have been read.
+    pub fn read(&mut self, after: i64, upto: i64) -> (Vec<Stored>, i64) {
         let (mut ids, mut segments, mut first, mut end) = (Vec::new(), Vec::new(), 0, after);
-        self.feed.execute(&[arg(after), arg(upto), arg(rows)]).for_each(|row| {
+        self.feed.execute(&[arg(after), arg(upto), arg(self.rows)]).for_each(|row| {
             let start = row.int(0);
             let segment: i16 = row.get(1).unwrap_or_default();
             let mut events: Vec<i64> = row.get(3).unwrap_or_default();
             events.sort_unstable();
             for (position, id) in (start..).zip(row.get::<Vec<i64>>(2).unwrap_or_default()) {
                 // Below the tail the feed has holes, where messages were removed beside events. A reading ends at a hole.
-                if position > after && position <= upto && (first == 0 || position == end + 1) {
+                let is_next = first == 0 || position == end + 1;
+                if position > after && position <= upto && is_next && ids.len() < READ_POSITIONS {
                     if first == 0 {
                         first = position;
                     }
@@ -211,6 +218,9 @@ impl Reader {
                 }
             }
         });
+        // The next reading takes as many rows as have that many positions, if its rows are like these.
+        self.rows =
+            (self.rows * READ_POSITIONS as i64 / ids.len().max(1) as i64).clamp(1, READ_ROWS.min(2 * self.rows));
         let (messages, read) = self.messages(first, &ids, &segments);
         (messages, if read < ids.len() { first + read as i64 - 1 } else { end })
     }

@@ -31,9 +31,8 @@ use crate::store::rows::{self, RowMaker};
 use crate::store::{filter, switches};
 use crate::worker::now;
 
-/// Messages that one claim numbers, and rows of the feed (of up to 960 messages each) that it routes.
+/// Messages that one claim numbers.
 const CHUNK: i32 = 1000;
-const ROWS: i64 = 2;
 
 /// Statements, prepared once per session.
 struct Statements {
@@ -139,7 +138,7 @@ fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
     let mut routed = checkpoint.routed;
     let mut rows = Vec::new();
     if routed < ticked.last {
-        let (messages, upto) = reading_inline(reader, |reader| Ok(reader.read(routed, ticked.last, ROWS)))?;
+        let (messages, upto) = reading_inline(reader, |reader| Ok(reader.read(routed, ticked.last)))?;
         let results = predicates.examine(filter, &switches, &mut config, &messages, |_| true);
         rows.push(route_new(&mut config, &mut window, &mut decisions, &messages, &results, routed, upto));
         routed = upto;
@@ -150,7 +149,7 @@ fn route(statements: &mut Statements) -> outbox_core::Result<Box<str>> {
         open.filter_map(|s| s.progress.lag()).min()
     };
     if let Some(from) = behind(&config) {
-        let (messages, upto) = reading_inline(reader, |reader| Ok(reader.read(from, routed, ROWS)))?;
+        let (messages, upto) = reading_inline(reader, |reader| Ok(reader.read(from, routed)))?;
         let results = predicates.examine(filter, &switches, &mut config, &messages, |_| true);
         catch_up(
             &mut config,

@@ -22,6 +22,7 @@ use outbox_dispatch::fault::{Fault, Kind};
 use outbox_dispatch::feed::{Part, Place, Stored, Ticked};
 use outbox_dispatch::pull::ordering::OrderKey;
 use outbox_dispatch::pull::window::NewRow;
+use outbox_dispatch::push::endpoints::EndpointRow;
 use outbox_dispatch::push::manual_send::ManualSend;
 use outbox_dispatch::push::retries::{DueRow, FollowerRow};
 use outbox_dispatch::store::{
@@ -41,9 +42,6 @@ use crate::pg::txn::{self, Failure, Plan};
 use crate::settings;
 use crate::shared::shmem::{self, Slot};
 use crate::worker::{dispatcher, now};
-
-/// Rows of the feed (of up to 960 messages each) that are read at once.
-const READ_ROWS: i64 = 1;
 
 /// The store of the dispatcher in a slot.
 pub struct PgStore {
@@ -153,7 +151,7 @@ impl Store for PgStore {
 
     fn read(&mut self, after: i64, upto: i64, look_for_cancelled: bool) -> Result<Part, Failure> {
         reading(&mut self.reader, |reader| {
-            let (messages, upto) = reader.read(after, upto, READ_ROWS);
+            let (messages, upto) = reader.read(after, upto);
             let cancelled = if look_for_cancelled { reader.cancelled_among(&messages) } else { Vec::new() };
             Ok(Part { messages, upto, cancelled })
         })
@@ -173,6 +171,10 @@ impl Store for PgStore {
 
     fn load_subscriptions(&mut self, ids: &[i32]) -> Result<Vec<VersionRow>, Failure> {
         txn::run(|| Ok(self.loader.these(ids)))
+    }
+
+    fn load_endpoints(&mut self, ids: &[i32]) -> Result<Vec<EndpointRow>, Failure> {
+        txn::run(|| Ok(self.loader.endpoints(Some(ids))))
     }
 
     fn changes(&mut self) -> Result<Changes, Failure> {

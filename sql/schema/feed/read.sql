@@ -97,7 +97,12 @@ declare
     events_only constant boolean := source = 'events';
     -- the end of the feed, from before it is read
     feed_end constant bigint := case when source = 'events' then outbox.head() end;
+    everything constant boolean := topics is null and filter is null;
     ids bigint[];
+    -- the first and the last of the ids, and whether they are consecutive
+    low bigint;
+    high bigint;
+    dense boolean;
     this_epoch int;
     epoch_end bigint := 0;
     looked_at int := 0;
@@ -173,25 +178,53 @@ begin
                 from outbox.epoch e where e.epoch > this_epoch;
             end if;
             ids := ids[:least(epoch_end - done, cardinality(ids))::int];
-            return query
-            select done + u.ord, this_epoch, m.id, outbox.webhook_id(m.id, m.enqueued_at), m.topic, m.key, m.payload, m.body,
-                m.content_type, m.headers, m.metadata, m.tenant, a.type, a.id, m.publisher, m.idempotency_key, m.occurred_at,
-                m.enqueued_at, m.version, m.event_id
-            from unnest(ids) with ordinality u(id, ord)
-            left join outbox.message m on m.id = u.id and m.segment in (stretch.message_segment, other_segment)
-            cross join lateral (
-                select case when m.segment = -2 then outbox.category(m.key) else m.aggregate_type end as type,
-                    case when m.segment = -2 then outbox.stream_key(m.key) else m.aggregate_id end as id
-            ) a
-            -- A missing message raises an error.
-            where case when m.id is null then outbox_internal.missing(done + u.ord, start, stretch.segment = -2)
-                else m.topic <> 'outbox.control' and (source = 'all' or events_only = (m.segment = -2))
-                    and (topics is null and filter is null
-                        or outbox_internal.matches(topics, filter, m.topic, m.tenant, m.key, a.type, a.id, m.headers))
-                    and (path is null or outbox_internal.path_holds(m.payload, path))
-                end
-            order by u.ord;
-            get diagnostics n = row_count;
+            low := ids[1];
+            high := ids[cardinality(ids)];
+            dense := high - low = cardinality(ids) - 1;
+            if everything and (stretch.segment <> -2 or stretch.message_segment = -2)
+                and high - low < 8 * cardinality(ids) then
+                -- All of them are in one leaf, close together: a walk over a range of its index finds them in order.
+                return query
+                select done + case when dense then m.id - low + 1 else width_bucket(m.id, ids) end, this_epoch, m.id,
+                    outbox.webhook_id(m.id, m.enqueued_at), m.topic, m.key, m.payload, m.body, m.content_type, m.headers,
+                    m.metadata, m.tenant, a.type, a.id, m.publisher, m.idempotency_key, m.occurred_at, m.enqueued_at,
+                    m.version, m.event_id
+                from outbox.message m
+                cross join lateral (
+                    select case when m.segment = -2 then outbox.category(m.key) else m.aggregate_type end as type,
+                        case when m.segment = -2 then outbox.stream_key(m.key) else m.aggregate_id end as id
+                ) a
+                where m.segment = stretch.message_segment and m.id between low and high and m.topic <> 'outbox.control'
+                    and (dense or ids[width_bucket(m.id, ids)] = m.id)
+                order by m.id;
+                get diagnostics n = row_count;
+                if n < cardinality(ids) then
+                    perform outbox_internal.missing(done + u.ord, start, stretch.segment = -2)
+                    from unnest(ids) with ordinality u(id, ord)
+                    where not exists (select from outbox.message m where m.segment = stretch.message_segment and m.id = u.id)
+                    order by u.ord;
+                end if;
+            else
+                return query
+                select done + u.ord, this_epoch, m.id, outbox.webhook_id(m.id, m.enqueued_at), m.topic, m.key, m.payload,
+                    m.body, m.content_type, m.headers, m.metadata, m.tenant, a.type, a.id, m.publisher, m.idempotency_key,
+                    m.occurred_at, m.enqueued_at, m.version, m.event_id
+                from unnest(ids) with ordinality u(id, ord)
+                left join outbox.message m on m.id = u.id and m.segment in (stretch.message_segment, other_segment)
+                cross join lateral (
+                    select case when m.segment = -2 then outbox.category(m.key) else m.aggregate_type end as type,
+                        case when m.segment = -2 then outbox.stream_key(m.key) else m.aggregate_id end as id
+                ) a
+                -- A missing message raises an error.
+                where case when m.id is null then outbox_internal.missing(done + u.ord, start, stretch.segment = -2)
+                    else m.topic <> 'outbox.control' and (source = 'all' or events_only = (m.segment = -2))
+                        and (topics is null and filter is null
+                            or outbox_internal.matches(topics, filter, m.topic, m.tenant, m.key, a.type, a.id, m.headers))
+                        and (path is null or outbox_internal.path_holds(m.payload, path))
+                    end
+                order by u.ord;
+                get diagnostics n = row_count;
+            end if;
             returned := returned + n;
             looked_at := looked_at + cardinality(ids);
             done := done + cardinality(ids);

@@ -238,10 +238,22 @@ declare
     event_floor constant bigint := coalesce(pg_sequence_last_value('outbox._event_floor'), 0);
     -- Read now, because a message that S2 sees may have drawn its id after floor2 was read.
     last_id constant bigint := coalesce(pg_sequence_last_value('outbox._message_id'), 0);
+    -- Those of the transactions that S1 did not know have messages. They are found one after the other in the index: a
+    -- transaction with many savepoints has as many transaction ids, and none of them has a message.
     known constant xid8[] := finished || array(
-        select g::text::xid8
-        from generate_series(pg_snapshot_xmax(s1)::text::bigint, next1::text::bigint - 1) g
-        where pg_visible_in_snapshot(g::text::xid8, s2)
+        with recursive k (x) as (
+            select (
+                select m.xid from outbox.message m
+                where m.segment = any (leaves) and m.xid >= pg_snapshot_xmax(s1) and m.xid < next1 order by m.xid limit 1
+            )
+            union all
+            select (
+                select m.xid from outbox.message m
+                where m.segment = any (leaves) and m.xid > k.x and m.xid < next1 order by m.xid limit 1
+            )
+            from k where k.x is not null
+        )
+        select k.x from k where k.x is not null and pg_visible_in_snapshot(k.x, s2)
     );
     -- the window: above low, up to high
     low bigint := after;
@@ -258,14 +270,16 @@ begin
         from unnest(known) k(x),
         lateral (
             select m.id from outbox.message m
-            where m.segment = any (leaves) and m.xid = k.x and (m.id > event_floor or m.segment >= 0) is true
-            order by m.id limit 1
+            where m.segment = any (leaves) and (m.xid, m.id) > (k.x, 0) and m.xid <= k.x
+                and (m.id > event_floor or m.segment >= 0) is true
+            order by m.xid, m.id limit 1
         ) l;
     end if;
     loop
         high := low + width;
-        -- `is true` keeps the second query off the index on xid. With the statistics of a large leaf, the planner would sort
-        -- the whole rest of the difference for every chunk.
+        -- Each query has one index that can be used, whatever the statistics say. The pairs keep the first query off the
+        -- index on id, which has nearly all other messages before the first one of a transaction. `is true` keeps the second
+        -- query off the index on xid, and off a sort of the whole rest of the difference for every chunk.
         select array_agg(c.id order by c.id) as ids, array_agg(c.segment order by c.id) as segments, count(*) as n,
             bool_or(c.topic = 'outbox.control') as control
         into part
@@ -276,9 +290,9 @@ begin
                 from unnest(known) k(x),
                 lateral (
                     select m.id, m.segment, m.topic from outbox.message m
-                    where m.segment = any (leaves) and m.xid = k.x and m.id > low and m.id <= high
+                    where m.segment = any (leaves) and (m.xid, m.id) > (k.x, low) and (m.xid, m.id) <= (k.x, high)
                         and (m.id > event_floor or m.segment >= 0) is true
-                    order by m.id limit wanted
+                    order by m.xid, m.id limit wanted
                 ) l)
                 union all
                 (select m.id, m.segment, m.topic from outbox.message m
@@ -402,10 +416,10 @@ begin
         perform outbox_internal.append_to_feed(last_position, ids, segments);
     end if;
     if control then
+        -- The ids ascend, so this is the place of an id among them.
         update outbox.subscription_version v
-        set position = last_position + u.ord
-        from unnest(ids) with ordinality u(id, ord)
-        where v.control_message_id = u.id and v.position is null;
+        set position = last_position + width_bucket(v.control_message_id, ids)
+        where v.control_message_id = any (ids) and v.position is null;
     end if;
     insert into outbox.tick (segment, id, xid, epoch, timeline, first_position, last_position, done_id, ticked_at,
         next_from, next_to, floor_from, floor_to, leaf, leaves, snapshot_from, snapshot_to)

@@ -106,6 +106,7 @@ begin atomic
             ('outbox_launcher_up', (w.launcher_pid is not null)::int),
             ('outbox_worker_silent_seconds', extract(epoch from clock_timestamp() - w.seen_at)),
             ('outbox_unnumbered_seconds', coalesce(extract(epoch from clock_timestamp() - outbox_internal.unnumbered_since()), 0)),
+            ('outbox_category_lag_positions', outbox_internal.category_lag()),
             ('outbox_in_flight', coalesce(w.in_flight, 0)),
             ('outbox_queued', coalesce(w.queued, 0))
     ) g(name, value)

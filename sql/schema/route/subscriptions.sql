@@ -148,13 +148,13 @@ begin
     if endpoint is not null then
         target := outbox_internal.endpoint_id(endpoint);
     end if;
-    -- A name that was used before gets its old row, and with it its history. All settings of the row are overwritten.
-    select s.* into candidate from outbox.subscription s
-    where s.name = subscribe.name order by s.deleted_at is null desc, s.id desc limit 1 for update;
-    if candidate.id is not null and candidate.deleted_at is null then
+    if exists (select from outbox.subscription s where s.name = subscribe.name and s.deleted_at is null) then
         raise exception 'subscription "%" exists already', name using errcode = 'duplicate_object',
             hint = 'outbox.alter_subscription() changes it, outbox.unsubscribe() ends it.';
     end if;
+    -- A name that was used before gets its old row, and with it its history. All settings of the row are overwritten.
+    select s.* into candidate from outbox.subscription s
+    where s.name = subscribe.name and s.deleted_at is not null order by s.id desc limit 1 for update;
     candidate.name := name;
     candidate.endpoint_id := target;
     candidate.max_attempts := case when max_attempts > 0 then max_attempts else 12 end;

@@ -2,18 +2,6 @@
 -- write nothing for it. A reader of a category takes the lists up to their end, and the feed itself from there on.
 
 -- API: private
--- The position up to which events are listed by category. It is a row, so that it commits with the lists.
-create function outbox_internal.listed() returns bigint
-language sql stable
-set search_path = pg_catalog, pg_temp
-begin atomic
-    select coalesce((
-        select c.last_position from outbox._event_category c
-        where c.category = '' order by c.category desc, c.first_position desc limit 1
-    ), 0);
-end;
-
--- API: private
 -- Lists the events of up to `step` positions behind those that are listed. Returns how many events; null: there is nothing
 -- to list. The caller has the lock of maintenance. A list has at most 600 entries, so that a row fits a page.
 create function outbox_internal.list_categories(step int) returns bigint

@@ -75,5 +75,28 @@ create table outbox._event_category (
 alter table outbox._event_category alter positions set storage plain, alter message_ids set storage plain;
 select pg_catalog.pg_extension_config_dump('outbox._event_category', '');
 
+-- API: private
+-- The position up to which events are listed by category. It is a row, so that it commits with the lists.
+create function outbox_internal.listed() returns bigint
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select coalesce((
+        select c.last_position from outbox._event_category c
+        where c.category = '' order by c.category desc, c.first_position desc limit 1
+    ), 0);
+end;
+
+-- API: private
+-- Positions between the end of the lists and the last event. A reader of a category reads them one by one.
+create function outbox_internal.category_lag() returns bigint
+language sql stable
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select greatest(coalesce((
+        select f.last_position from outbox._feed_event f order by f.first_position desc limit 1
+    ), 0) - outbox_internal.listed(), 0);
+end;
+
 insert into outbox._capability values
     ('monitor', 'table outbox.stream');

@@ -54,7 +54,7 @@ call outbox_internal.create_ring('message_counter', $$
     last_at timestamptz not null
 $$, 3, array[]::text[]);
 comment on table outbox.message_counter is
-    'Routed messages by tenant and by topic that are not in tally_total yet; see the views outbox.tenant_stats and '
+    'Routed messages by tenant and by topic that are not in message_counter_total yet; see the views outbox.tenant_stats and '
     'outbox.topic_stats';
 
 -- API: public

@@ -27,6 +27,9 @@ create table outbox.subscription (
     deleted_at timestamptz
 );
 create unique index subscription_name on outbox.subscription (name) where deleted_at is null;
+create index subscription_endpoint on outbox.subscription (endpoint_id) where deleted_at is null;
+-- Finds the row of a name that was used before.
+create index subscription_former_name on outbox.subscription (name, id) where deleted_at is not null;
 comment on column outbox.subscription.max_attempts is
     'number of attempts, including the first; a message''s own value takes precedence';
 comment on column outbox.subscription.max_age is

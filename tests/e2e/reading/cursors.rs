@@ -201,3 +201,79 @@ async fn what_a_dispatcher_numbers_in_its_first_round_is_told() {
     let told = tokio::time::timeout(PATIENCE, notifications.recv()).await.expect("told in time").unwrap();
     assert_eq!(told.payload(), "1");
 }
+
+/// A page is read as a range of ids where they are close together, and by each id otherwise or with conditions. Both find the
+/// same, wherever the page begins: with gaps between the ids, with ids of another tick among them, and across events.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_is_the_same_with_and_without_conditions() {
+    let server = bare_server().await;
+    let db = server.database("ranges").await.unwrap();
+    let late = server.connect("ranges").await.unwrap();
+    let run = async |statement: &str| db.batch_execute(statement).await.unwrap();
+    let messages =
+        |from: i32, to: i32| format!("select outbox.enqueue('a.b', to_jsonb(n)) from generate_series({from}, {to}) n;");
+    // Ids without a gap.
+    run(&messages(1, 5)).await;
+    run("select outbox.tick()").await;
+    // With gaps, and with ids that another transaction commits later.
+    run(&format!("begin; savepoint s; {} rollback to s; commit", messages(6, 7))).await;
+    run(&messages(8, 9)).await;
+    late.batch_execute(&format!("begin; {}", messages(10, 11))).await.unwrap();
+    late.batch_execute("select outbox.append('cart-1', 'cart.opened', '1')").await.unwrap();
+    run(&messages(12, 14)).await;
+    run("select outbox.append('cart-2', 'cart.opened', to_jsonb(n)) from generate_series(1, 3) n").await;
+    run("select outbox.tick()").await;
+    late.batch_execute("commit").await.unwrap();
+    run(&messages(15, 15)).await;
+    run("select nextval('outbox._message_id') from generate_series(1, 100)").await;
+    run(&messages(16, 16)).await;
+    run("select outbox.append('cart-2', 'cart.paid', '4')").await;
+    run("select outbox.tick()").await;
+    // Control messages among them.
+    run(&format!("select outbox.subscribe('work', '{{none}}'); {}", messages(17, 18))).await;
+    run("select outbox.tick()").await;
+
+    let page = async |call: &str| -> String {
+        one(&db, &format!("select coalesce(json_agg(to_jsonb(r) order by r.position), '[]')::text from {call} r")).await
+    };
+    let head: i64 = one(&db, "select outbox.head()").await;
+    assert_eq!(head, 22);
+    for source in ["messages", "events", "all"] {
+        for size in [1, 2, 5, 1000] {
+            for from in 0..=head {
+                let arguments = format!("{from}, {size}, source => '{source}'");
+                let plain = page(&format!("outbox.read({arguments})")).await;
+                let by_id = page(&format!("outbox.read({arguments}, topics => '{{#}}')")).await;
+                assert_eq!(plain, by_id, "{arguments}");
+            }
+        }
+    }
+    for size in [1, 2, 5, 1000] {
+        for from in 0..=head {
+            let plain = page(&format!("outbox.read_events({from}, {size})")).await;
+            let by_id = page(&format!("outbox.read_events({from}, {size}, types => '{{#}}')")).await;
+            assert_eq!(plain, by_id, "{from}, {size}");
+        }
+    }
+    assert_eq!(one::<i64>(&db, "select count(*) from outbox.read(0, 1000) where message_id is not null").await, 16);
+    assert_eq!(
+        one::<i64>(&db, "select count(*) from outbox.read_events(0, 1000) where message_id is not null").await,
+        5
+    );
+    // A message that is gone is noticed on either way; an event that was truncated is passed over.
+    run("select outbox.truncate_stream('cart-2', 3, 'test')").await;
+    assert_eq!(
+        one::<i64>(&db, "select count(*) from outbox.read_events(0, 1000) where message_id is not null").await,
+        3
+    );
+    assert_eq!(
+        page("outbox.read(0, 1000, source => 'all')").await,
+        page("outbox.read(0, 1000, source => 'all', topics => '{#}')").await
+    );
+    run("alter table outbox._message_00 disable trigger all").await;
+    run("delete from outbox.message where topic = 'a.b' and payload = '3'").await;
+    for call in ["outbox.read(0, 1000)", "outbox.read(0, 1000, topics => '{#}')"] {
+        let error = db.query_opt(&format!("select count(*) from {call}"), &[]).await.unwrap_err();
+        assert_eq!(error.code().map(|code| code.code()), Some("OB009"), "{call}");
+    }
+}

@@ -160,3 +160,24 @@ async fn a_message_is_found_although_the_clock_was_set_back() {
     assert_eq!(one::<Option<i64>>(&db, "select outbox_internal.position_of(max(id)) from outbox.message").await, None);
     db.batch_execute("rollback").await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_costs_the_same_beside_many() {
+    let db = server().await.database("subscribing").await.unwrap();
+    let cost = async |name: &str| {
+        let mut least = i64::MAX;
+        for i in 0..3 {
+            let statement = format!("select outbox.subscribe('{name}_{i}', array['a.b'])");
+            let plan: serde_json::Value =
+                one(&db, &format!("explain (analyze, buffers, format json) {statement}")).await;
+            let node = &plan[0]["Plan"];
+            least =
+                least.min(node["Shared Hit Blocks"].as_i64().unwrap() + node["Shared Read Blocks"].as_i64().unwrap());
+        }
+        least
+    };
+    let before = cost("first").await;
+    db.batch_execute("select outbox.subscribe('s' || i, array['a.b']) from generate_series(1, 3000) i").await.unwrap();
+    let after = cost("last").await;
+    assert!(after < before + 60, "{before} buffers became {after}");
+}

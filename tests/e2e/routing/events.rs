@@ -231,6 +231,10 @@ async fn a_request_tells_the_version_and_the_id_of_an_event_and_the_metrics_tell
         assert_eq!((header(3, version), header(3, event_id)), (None, None), "{path}");
     }
     assert!(one::<i64>(&db, size).await > empty);
+    let lag = "select value::bigint from outbox.metrics() where name = 'outbox_category_lag_positions'";
+    assert!(one::<i64>(&db, lag).await > 0);
+    run(&db, "select outbox_internal.list_categories(100000)").await;
+    assert_eq!(one::<i64>(&db, lag).await, 0);
     let space = rows(&db, "select state, what_to_do from outbox.health() where \"check\" = 'space'").await;
     assert_eq!(space[0]["state"].as_deref(), Some("ok"));
     assert!(space[0]["what_to_do"].as_deref().unwrap().starts_with("nothing; events take"), "{space:?}");

@@ -23,6 +23,8 @@ pub(super) struct Loading {
     pub config_position: i64,
     /// Subscriptions to read again before the next message is routed.
     pub changed: Vec<i32>,
+    /// Endpoints to read again before the next message is routed.
+    pub changed_endpoints: Vec<i32>,
     /// Subscriptions whose settings cannot be read. They lag.
     pub unreadable: HashSet<i32>,
     /// When unreadable settings are read again.
@@ -74,6 +76,7 @@ impl<S: Store, T: Transport> Engine<S, T> {
         push.set_limits(&mut routing.config);
         wanted.reload = false;
         loading.changed.clear();
+        loading.changed_endpoints.clear();
         loading.config_position = config_position;
         Ok(())
     }
@@ -106,8 +109,38 @@ impl<S: Store, T: Transport> Engine<S, T> {
         Ok((config, configured))
     }
 
+    /// Reads the changed endpoints, and asks for their subscriptions, whose settings depend on them. Asks for the whole
+    /// configuration if some of it cannot be read.
+    fn load_endpoints(&mut self) -> Result<(), Failure> {
+        let Engine { store, routing, push, loading, wanted, .. } = self;
+        let ids: HashSet<i32> = std::mem::take(&mut loading.changed_endpoints).into_iter().collect();
+        let rows = match store.load_endpoints(&ids.iter().copied().collect::<Vec<_>>()) {
+            Err(failure) if failure.is_transient() => {
+                loading.changed_endpoints.extend(ids);
+                return Err(failure);
+            }
+            rows => rows.unwrap_or_default(),
+        };
+        if rows.len() < ids.len() || loading.again_at.is_some() {
+            wanted.reload = true;
+            return Ok(());
+        }
+        let configured = push.endpoints.load(&rows, store.switches().allow_http, store.now());
+        push.consents.endpoints_changed(ids.iter().copied());
+        push.sender.set_endpoints(configured);
+        let subscriptions = routing.config.subscriptions.iter().filter(|(_, s)| ids.contains(&s.endpoint));
+        loading.changed.extend(subscriptions.map(|(id, _)| *id));
+        if loading.changed.is_empty() {
+            push.set_limits(&mut routing.config);
+        }
+        Ok(())
+    }
+
     /// Reads the changed parts of the configuration.
     pub(super) fn refresh(&mut self) -> Result<(), Failure> {
+        if !self.loading.changed_endpoints.is_empty() && !self.wanted.reload {
+            self.load_endpoints()?;
+        }
         if self.wanted.reload {
             return self.load_config();
         }

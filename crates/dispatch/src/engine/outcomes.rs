@@ -29,6 +29,8 @@ pub(super) struct Unrecorded {
     pub message_counters: MessageCounters,
     /// When the oldest of the results was added; `None`: there is nothing to record.
     pub since: Option<Instant>,
+    /// When a batch was recorded last.
+    pub recorded_at: Option<Instant>,
     /// How often recording has failed in a row.
     failures: u32,
 }
@@ -204,7 +206,7 @@ impl<S: Store, T: Transport> Engine<S, T> {
 
     /// Called when the batch has been recorded: empties what it contained.
     fn recorded(&mut self, recorded: Recorded) {
-        let Engine { push, window, unrecorded, incarnation, .. } = self;
+        let Engine { store, push, window, unrecorded, incarnation, .. } = self;
         incarnation.checkpoint_id += 1;
         push.sender.recorded(unrecorded.entries.iter().filter(|entry| entry.was_sent()).count());
         // Rows come back only now: until the record, the table shows a row as it was when it was sent.
@@ -230,5 +232,6 @@ impl<S: Store, T: Transport> Engine<S, T> {
         push.manual_sends.recorded();
         unrecorded.routing.clear();
         unrecorded.since = None;
+        unrecorded.recorded_at = Some(store.instant());
     }
 }

@@ -77,9 +77,10 @@ impl<S: Store, T: Transport> Engine<S, T> {
                 if stop > self.loading.config_position {
                     // All changes in these messages are read at once: each takes effect at its own position.
                     for stored in rest[part.len() - 1..].iter().filter(|stored| is_control(stored)) {
-                        match changed_subscription(stored) {
-                            Some(id) => self.loading.changed.push(id),
-                            None => self.wanted.reload = true,
+                        match (changed(stored, "subscription"), changed(stored, "endpoint")) {
+                            (Some(id), _) => self.loading.changed.push(id),
+                            (None, Some(id)) => self.loading.changed_endpoints.push(id),
+                            (None, None) => self.wanted.reload = true,
                         }
                     }
                     self.loading.config_position = upto;
@@ -264,8 +265,8 @@ fn decide_match(
     Accept::Done
 }
 
-/// The subscription that a control message is about; `None` if the message is about something else.
-fn changed_subscription(stored: &Stored) -> Option<i32> {
+/// The subscription or endpoint that a control message is about; `None` if the message is about something else.
+fn changed(stored: &Stored, kind: &str) -> Option<i32> {
     let content: serde_json::Value = serde_json::from_slice(&stored.message.content).ok()?;
-    i32::try_from(content.get("subscription")?.as_i64()?).ok()
+    i32::try_from(content.get(kind)?.as_i64()?).ok()
 }

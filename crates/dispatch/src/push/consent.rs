@@ -29,7 +29,13 @@ impl Consents {
         Consents { next: Some(i64::MIN), asking: HashSet::new(), known: HashSet::new(), answers: Vec::new() }
     }
 
-    /// Called when the HTTP thread has received these endpoints.
+    /// Called when the HTTP thread has received these endpoints, besides those that it has.
+    pub(crate) fn endpoints_changed(&mut self, endpoints: impl Iterator<Item = i32>) {
+        self.known.extend(endpoints);
+        self.next = Some(i64::MIN);
+    }
+
+    /// Called when the HTTP thread has received these endpoints, and has no others.
     pub(crate) fn endpoints_set(&mut self, endpoints: impl Iterator<Item = i32>) {
         self.known = endpoints.collect();
         self.next = Some(i64::MIN);

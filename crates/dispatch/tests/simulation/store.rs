@@ -164,6 +164,18 @@ fn version(tables: &Tables, id: i32) -> Option<VersionRow> {
     })
 }
 
+fn endpoint(tables: &Tables, id: i32) -> EndpointRow {
+    EndpointRow {
+        id,
+        url: Some("http://receiver/".to_owned()),
+        timeout_ms: 1000,
+        disable_after: i64::MAX,
+        active: !tables.held.contains(&id),
+        disabled_mode: Some("hold".to_owned()),
+        ..EndpointRow::default()
+    }
+}
+
 fn due_row(id: i64, row: &Delivery) -> DueRow {
     DueRow {
         id,
@@ -396,20 +408,18 @@ impl Store for SimStore {
     fn load(&mut self, _apart: bool) -> Result<Configuration, Failure> {
         self.reading("load", |world| {
             let tables = &world.tables;
-            let endpoint = |plan: &crate::world::Plan| EndpointRow {
-                id: plan.id,
-                url: Some("http://receiver/".to_owned()),
-                timeout_ms: 1000,
-                disable_after: i64::MAX,
-                active: !tables.held.contains(&plan.id),
-                disabled_mode: Some("hold".to_owned()),
-                ..EndpointRow::default()
-            };
             Configuration {
                 subscriptions: PLANS.iter().filter_map(|plan| version(tables, plan.id)).collect(),
-                endpoints: PLANS.iter().filter(|plan| plan.push).map(endpoint).collect(),
+                endpoints: PLANS.iter().filter(|plan| plan.push).map(|plan| endpoint(tables, plan.id)).collect(),
                 ..Configuration::default()
             }
+        })
+    }
+
+    fn load_endpoints(&mut self, ids: &[i32]) -> Result<Vec<EndpointRow>, Failure> {
+        self.reading("load_endpoints", |world| {
+            let known = PLANS.iter().filter(|plan| plan.push && ids.contains(&plan.id));
+            known.map(|plan| endpoint(&world.tables, plan.id)).collect()
         })
     }
 
