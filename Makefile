@@ -15,8 +15,8 @@ setup: ## download PostgreSQL 18 and 16 and libclang into .cache (once)
 install: setup ## build the extension and install it into the chosen PostgreSQL
 	@scripts/install
 
-demo: install ## watch committed messages arrive at an HTTP receiver
-	@. scripts/env && cargo run --quiet --release -p outbox-harness --bin demo
+demo: install ## watch committed messages arrive at an HTTP receiver (KEEP=1: keep the server, with its dashboard)
+	@. scripts/env && { [ -z "$(KEEP)" ] || cargo build --quiet --release -p pg-outbox-cli; } && KEEP=$(KEEP) cargo run --quiet --release -p outbox-harness --bin demo
 
 up: install ## start a development server; prints its DSN
 	@. scripts/env && cargo run --quiet --release -p outbox-harness --bin dev -- up

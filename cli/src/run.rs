@@ -103,7 +103,7 @@ pub(super) async fn run(args: Args) -> Result<u8> {
         }
         Command::Doctor => doctor::run(dsn, json).await,
         Command::Serve(how) => {
-            serve::run(target(dsn)?, how).await?;
+            serve::run(|| target(dsn), how).await?;
             Ok(0)
         }
         command => {

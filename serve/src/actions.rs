@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use pg_outbox::error::{Error, Kind, Result};
 
 use crate::database::{Database, Work, arguments};
-use crate::page::{Page, Viewer, facts, foreign, link, value};
+use crate::page::{Live, Page, Viewer, facts, foreign, link, value};
 use crate::screens::dead_letters::{self, Group};
 
 /// Dead letters that one request requeues. The page after it goes on with the others.
@@ -40,9 +40,30 @@ pub(crate) struct Action {
     has_actor: bool,
     /// The argument with a reason, if there is one.
     reason: Option<&'static str>,
+    /// Whether the function refuses an empty reason.
+    needs_reason: bool,
+    /// The arguments that the question before the action asks for.
+    inputs: &'static [Input],
     /// The consequence, which is shown with the question before the action. Without it, the action is done at once.
     ask: Option<&'static str>,
     done: &'static str,
+}
+
+/// An argument that a person types.
+#[derive(Debug)]
+struct Input {
+    name: &'static str,
+    label: &'static str,
+    hint: &'static str,
+    form: Form,
+}
+
+/// The form of an argument.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Form {
+    Number { required: bool },
+    Time,
+    YesOrNo,
 }
 
 /// The result of an action.
@@ -57,6 +78,7 @@ const SUBSCRIPTIONS: &str = "/subscriptions";
 const ENDPOINTS: &str = "/endpoints";
 const DEAD_LETTERS: &str = "/dead-letters";
 const MESSAGES: &str = "/messages";
+const WORKERS: &str = "/workers";
 
 const ACTIONS: &[Action] = &[
     plain("pause", "pause_subscription", "Pause", SUBSCRIPTIONS, "is paused"),
@@ -94,7 +116,7 @@ const ACTIONS: &[Action] = &[
         "is ignored",
     ),
     Action {
-        fields: &["subscription_id", "reason", "cause", "upto", "after"],
+        fields: &["subscription_id", "reason", "cause", "upto", "after", "done", "total"],
         has_actor: true,
         reason: Some("note"),
         ..plain("requeue-all", "requeue", "Requeue all that match", DEAD_LETTERS, "")
@@ -121,11 +143,63 @@ const ACTIONS: &[Action] = &[
         ..plain("cancel", "cancel", "Cancel", MESSAGES, "is cancelled")
     },
     Action {
+        fields: &["message_id"],
+        has_actor: true,
+        reason: Some("reason"),
+        needs_reason: true,
+        ask: Some(
+            "The payload, headers, metadata and answers of the message are gone for good, and its waiting deliveries end. Ids, \
+             topic, key and times stay. It can never be sent again.",
+        ),
+        ..plain("erase", "erase", "Erase", MESSAGES, "is erased")
+    },
+    Action {
+        fields: &["subscription"],
+        ask: Some(
+            "The messages that the subscription matched between two positions, both included, are delivered again, beside the \
+             live ones. Receivers see the same webhook ids unless new ones are asked for.",
+        ),
+        inputs: &[
+            number_input("from_position", "From position", "empty: the first one that is stored", false),
+            number_input("to_position", "To position", "empty: the last one of now", false),
+            Input {
+                name: "from_time",
+                label: "From time (UTC), where the position is empty",
+                hint: "2026-11-30 08:00",
+                form: Form::Time,
+            },
+            Input {
+                name: "to_time",
+                label: "Before time (UTC), where the position is empty",
+                hint: "2026-11-30 09:00",
+                form: Form::Time,
+            },
+            number_input("rate", "Messages per second at most", "200", false),
+            Input { name: "new_ids", label: "New webhook ids", hint: "", form: Form::YesOrNo },
+        ],
+        ..plain("replay", "replay", "Replay", SUBSCRIPTIONS, "is replayed")
+    },
+    Action {
         fields: &["replay_id"],
         ask: Some("The replay ends. Its waiting deliveries are cancelled; those in flight end by themselves."),
-        ..plain("cancel-replay", "cancel_replay", "Cancel replay", "/workers", "is cancelled")
+        ..plain("cancel-replay", "cancel_replay", "Cancel replay", WORKERS, "is cancelled")
+    },
+    Action {
+        fields: &["consumer", "stream", "subject"],
+        reason: Some("reason"),
+        needs_reason: true,
+        ask: Some(
+            "The reader goes on after the position that is given here. Further back, it reads messages once more; further on, it \
+             never reads those in between. A reader that runs notices at its next step.",
+        ),
+        inputs: &[number_input("position", "Position, from 0 on", "", true)],
+        ..plain("reset-cursor", "cursor_reset", "Reset", WORKERS, "is reset")
     },
 ];
+
+const fn number_input(name: &'static str, label: &'static str, hint: &'static str, required: bool) -> Input {
+    Input { name, label, hint, form: Form::Number { required } }
+}
 
 const fn plain(
     name: &'static str,
@@ -134,7 +208,19 @@ const fn plain(
     part: &'static str,
     done: &'static str,
 ) -> Action {
-    Action { name, function, label, part, fields: &["name"], has_actor: false, reason: None, ask: None, done }
+    Action {
+        name,
+        function,
+        label,
+        part,
+        fields: &["name"],
+        has_actor: false,
+        reason: None,
+        needs_reason: false,
+        inputs: &[],
+        ask: None,
+        done,
+    }
 }
 
 const fn letter(
@@ -175,19 +261,35 @@ pub(crate) async fn run(
         _ => {}
     }
     if let (Some(consequence), false) = (action.ask, confirmed) {
-        return Ok(Done::Page(question(viewer, action, fields, html! { p { (consequence) } }, true)));
+        return Ok(Done::Page(question(viewer, action, fields, html! { p { (consequence) } }, Go::Once)));
     }
     match action.name {
-        "rotate" => rotate(database, action, fields).await,
-        "test" => test(database, action, fields).await,
+        "rotate" => rotate(database, viewer, action, fields).await,
+        "test" => test(database, viewer, action, fields).await,
         _ => {
-            let work = database.write().await?;
-            let called = work.call(action.function, args(viewer, action, fields)).await;
-            work.end(called).await?;
+            let rows = call(database, viewer, action.function, args(viewer, action, fields)).await?;
+            if let ("replay", Some(id)) = (action.name, rows.first().and_then(Value::as_i64)) {
+                let notice = format!("Replay {id} of \"{}\" has begun.", field(fields, "subscription"));
+                return Ok(Done::See { notice, to: link("/replay", &[("id", &id.to_string())]) });
+            }
             let notice = format!("{} {}.", object(action, fields), action.done);
             Ok(Done::See { notice, to: back(action, fields) })
         }
     }
+}
+
+/// Calls a function in a transaction of its own, in the name of the person: functions without an argument for the actor take it
+/// from the context.
+async fn call(database: &Database, viewer: &Viewer, function: &str, args: Value) -> Result<Vec<Value>> {
+    let work = database.write().await?;
+    let called = async {
+        if viewer.rights.may_call("set_context") {
+            work.call("set_context", json!({"user_id": viewer.actor})).await?;
+        }
+        work.call(function, args).await
+    }
+    .await;
+    work.end(called).await
 }
 
 fn field<'a>(fields: &'a Fields, name: &str) -> &'a str {
@@ -197,9 +299,18 @@ fn field<'a>(fields: &'a Fields, name: &str) -> &'a str {
 /// Returns the arguments of the function.
 fn args(viewer: &Viewer, action: &Action, fields: &Fields) -> Value {
     let named = action.fields.iter().map(|name| (*name, field(fields, name)));
+    let named = named.chain(action.inputs.iter().map(|input| (input.name, field(fields, input.name).trim())));
     let actor = action.has_actor.then_some(("actor", viewer.actor.as_str()));
     let reason = action.reason.map(|name| (name, field(fields, "because")));
-    arguments(named.chain(actor).chain(reason))
+    let mut args = arguments(named.chain(actor).chain(reason));
+    // The function itself refuses an argument that it needs and that is empty.
+    let required = action.inputs.iter().filter(|input| input.form == Form::Number { required: true });
+    for name in required.map(|input| input.name).chain(action.reason.filter(|_| action.needs_reason)) {
+        if args[name].is_null() {
+            args[name] = json!("");
+        }
+    }
+    args
 }
 
 /// Names the object of an action, for sentences.
@@ -211,6 +322,8 @@ fn object(action: &Action, fields: &Fields) -> String {
             subscription => format!("Message {} for \"{subscription}\"", field(fields, "message_id")),
         },
         Some(&"replay_id") => format!("Replay {}", field(fields, "replay_id")),
+        Some(&"consumer") => format!("Reader \"{}\"", field(fields, "consumer")),
+        Some(&"subscription") => format!("Subscription \"{}\"", field(fields, "subscription")),
         _ if action.part == ENDPOINTS => format!("Endpoint \"{}\"", field(fields, "name")),
         _ => format!("Subscription \"{}\"", field(fields, "name")),
     }
@@ -219,7 +332,9 @@ fn object(action: &Action, fields: &Fields) -> String {
 /// Returns the page of the object.
 fn back(action: &Action, fields: &Fields) -> String {
     match action.part {
-        SUBSCRIPTIONS => link("/subscription", &[("name", field(fields, "name"))]),
+        SUBSCRIPTIONS => {
+            link("/subscription", &[("name", field(fields, "name")), ("name", field(fields, "subscription"))])
+        }
         ENDPOINTS => link("/endpoint", &[("name", field(fields, "name"))]),
         MESSAGES => link("/message", &[("id", field(fields, "message_id"))]),
         DEAD_LETTERS => match field(fields, "dead_letter_id") {
@@ -230,18 +345,29 @@ fn back(action: &Action, fields: &Fields) -> String {
     }
 }
 
+/// Whether the form of a question is there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Go {
+    Not,
+    Once,
+    /// The script of the page presses the button, until all is done or somebody stops it.
+    On,
+}
+
 /// The page before an action, with a form that does it.
-fn question(viewer: &Viewer, action: &Action, fields: &Fields, consequence: Markup, goes: bool) -> Page {
+fn question(viewer: &Viewer, action: &Action, fields: &Fields, consequence: Markup, go: Go) -> Page {
     let body = html! {
         (consequence)
-        @if goes {
-            form method="post" action={ "/do/" (action.name) } {
+        @if go != Go::Not {
+            form method="post" action={ "/do/" (action.name) } data-continue=[(go == Go::On).then_some("yes")] {
                 input type="hidden" name="form_token" value=(viewer.form_token);
                 input type="hidden" name="confirmed" value="yes";
                 @for name in action.fields { input type="hidden" name=(name) value=(field(fields, name)); }
+                @for input in action.inputs { (typed(input, fields)) }
                 @if action.reason.is_some() {
                     label for="because" { "Reason, for the record" }
-                    input id="because" name="because" maxlength="1000" value=(field(fields, "because"));
+                    input id="because" name="because" maxlength="1000" value=(field(fields, "because"))
+                        required[action.needs_reason];
                 }
                 button class="primary" { (action.label) }
             }
@@ -252,28 +378,47 @@ fn question(viewer: &Viewer, action: &Action, fields: &Fields, consequence: Mark
         "requeue-all" => "Requeue all that match?".to_owned(),
         _ => format!("{}: {}?", object(action, fields), action.label.to_lowercase()),
     };
-    Page { title, part: action.part, live: false, body }
+    Page { title, part: action.part, live: Live::No, body }
+}
+
+/// The field of an argument.
+fn typed(input: &Input, fields: &Fields) -> Markup {
+    let Input { name, label, hint, form } = *input;
+    let given = field(fields, name);
+    html! {
+        label for=(name) { (label) }
+        @match form {
+            Form::Number { required } => {
+                input id=(name) name=(name) value=(given) placeholder=(hint) inputmode="numeric" pattern="[0-9]{1,18}" maxlength="18"
+                    required[required];
+            }
+            Form::Time => { input id=(name) name=(name) value=(given) placeholder=(hint) maxlength="40"; }
+            Form::YesOrNo => {
+                select id=(name) name=(name) {
+                    option value="" { "no" }
+                    option value="true" selected[given == "true"] { "yes" }
+                }
+            }
+        }
+    }
 }
 
 /// Gives an endpoint a new secret. The answer itself shows it, because nothing else may know it.
-async fn rotate(database: &Database, action: &Action, fields: &Fields) -> Result<Done> {
-    let work = database.write().await?;
-    let rows = work.call(action.function, arguments([("name", field(fields, "name"))])).await;
-    let rows = work.end(rows).await?;
+async fn rotate(database: &Database, viewer: &Viewer, action: &Action, fields: &Fields) -> Result<Done> {
+    let rows = call(database, viewer, action.function, arguments([("name", field(fields, "name"))])).await?;
     let secret = rows.first().map_or("", |row| row["signing_secret"].as_str().unwrap_or_default());
     let body = html! {
         p { (foreign(&object(action, fields))) " has a new signing secret. It is shown only here: give it to the receiver." }
         pre { (secret) }
         p { a href=(back(action, fields)) { "Back to the endpoint" } }
     };
-    Ok(Done::Page(Page { title: "New signing secret".to_owned(), part: ENDPOINTS, live: false, body }))
+    Ok(Done::Page(Page { title: "New signing secret".to_owned(), part: ENDPOINTS, live: Live::No, body }))
 }
 
 /// Sends a test message and waits some seconds for its result.
-async fn test(database: &Database, action: &Action, fields: &Fields) -> Result<Done> {
-    let work = database.write().await?;
-    let sent = work.call(action.function, arguments([("endpoint", field(fields, "name"))])).await;
-    let id = work.end(sent).await?.first().cloned().unwrap_or(Value::Null);
+async fn test(database: &Database, viewer: &Viewer, action: &Action, fields: &Fields) -> Result<Done> {
+    let sent = call(database, viewer, action.function, arguments([("endpoint", field(fields, "name"))])).await?;
+    let id = sent.first().cloned().unwrap_or(Value::Null);
     let started = Instant::now();
     let result = loop {
         let work = database.read().await?;
@@ -294,7 +439,7 @@ async fn test(database: &Database, action: &Action, fields: &Fields) -> Result<D
         p { a href=(back(action, fields)) { "Back to the endpoint" } }
     };
     let title = format!("Test of \"{}\"", field(fields, "name"));
-    Ok(Done::Page(Page { title, part: ENDPOINTS, live: false, body }))
+    Ok(Done::Page(Page { title, part: ENDPOINTS, live: Live::No, body }))
 }
 
 /// Counts the dead letters of a group, and asks. The question is about those that are there now: later ones have
@@ -307,14 +452,16 @@ async fn count_all(database: &Database, viewer: &Viewer, action: &Action, fields
     let mut fields = fields.clone();
     fields.insert("upto".to_owned(), upto.to_string());
     fields.insert("after".to_owned(), "0".to_owned());
+    fields.insert("done".to_owned(), "0".to_owned());
+    fields.insert("total".to_owned(), count.to_string());
     let said = html! {
         p { strong { @if more { "More than " } (count) " dead letters" }
             " match now. Each gets all of its attempts again, and its \
             receiver sees the same webhook id. Dead letters that come later are not among them." }
-        p { "They are requeued " (BATCH) " at a time, so you can stop in between." }
+        p { "They are requeued " (BATCH) " at a time, and you can stop in between." }
         (group.shown())
     };
-    Ok(Done::Page(question(viewer, action, &fields, said, count > 0)))
+    Ok(Done::Page(question(viewer, action, &fields, said, if count > 0 { Go::Once } else { Go::Not })))
 }
 
 /// Requeues the next dead letters of a group, one transaction each, so that one that cannot be requeued stops no other.
@@ -324,7 +471,7 @@ async fn requeue_all(database: &Database, viewer: &Viewer, action: &Action, fiel
     let page = dead_letters::ids(&work, &group, BATCH).await;
     let ids = work.end(page).await?;
     let started = Instant::now();
-    let (mut requeued, mut failed, mut last, mut why) = (0, 0, group.after, None);
+    let (mut requeued, mut failed, mut last, mut why, mut stopped) = (0, 0, group.after, None, false);
     for id in &ids {
         if started.elapsed() > BATCH_TIME {
             break;
@@ -341,13 +488,18 @@ async fn requeue_all(database: &Database, viewer: &Viewer, action: &Action, fiel
             }
             Err(error) => {
                 why = Some(format!("{} ({})", error.details().message, error.code()));
+                stopped = true;
                 break;
             }
         }
         last = *id;
     }
+    // These two are shown, and decide on nothing.
+    let figure = |name: &str| field(fields, name).parse::<i64>().unwrap_or(0).max(0);
+    let done = figure("done").saturating_add(requeued + failed);
     let mut fields = fields.clone();
     fields.insert("after".to_owned(), last.to_string());
+    fields.insert("done".to_owned(), done.to_string());
     let next = group.from(last);
     let work = database.read().await?;
     let counted = dead_letters::count(&work, &next).await;
@@ -355,10 +507,17 @@ async fn requeue_all(database: &Database, viewer: &Viewer, action: &Action, fiel
     let said = html! {
         p role="status" { strong { (requeued) " dead letters were requeued" } ", " (failed) " were not, "
             @if more { "more than " } (left) " of those that matched are left." }
+        @let total = figure("total").max(done.saturating_add(left));
+        p { progress max=(total) value=(done) aria-label="Dealt with" {} " " (done) " of " @if more { "more than " } (total) }
         @if let Some(why) = &why { p class="failure" { (foreign(why)) } }
         (next.shown())
     };
-    let mut page = question(viewer, action, &fields, said, left > 0);
+    let go = match (left > 0, stopped) {
+        (false, _) => Go::Not,
+        (true, true) => Go::Once,
+        (true, false) => Go::On,
+    };
+    let mut page = question(viewer, action, &fields, said, go);
     page.title = if left > 0 { "Go on?".to_owned() } else { "Requeued".to_owned() };
     Ok(Done::Page(page))
 }
@@ -388,8 +547,23 @@ mod tests {
         for (n, action) in ACTIONS.iter().enumerate() {
             assert!(ACTIONS.iter().skip(n + 1).all(|other| other.name != action.name), "{}", action.name);
         }
-        for name in ["disable", "rotate", "cancel", "resend", "resolve", "ignore", "cancel-replay"] {
+        for name in [
+            "disable",
+            "rotate",
+            "cancel",
+            "resend",
+            "resolve",
+            "ignore",
+            "cancel-replay",
+            "erase",
+            "replay",
+            "reset-cursor",
+        ] {
             assert!(find(name).unwrap().ask.is_some(), "{name}");
         }
+        // An argument that nobody is asked for could not be given.
+        assert!(
+            ACTIONS.iter().all(|action| action.ask.is_some() || (action.inputs.is_empty() && !action.needs_reason))
+        );
     }
 }

@@ -4,7 +4,8 @@
 //! closed, because its answer could come later and would be taken for that of another statement.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -13,6 +14,8 @@ use pg_outbox::connect::Target;
 use pg_outbox::error::{Error, Result};
 use pg_outbox::outbox::{Outbox, Session};
 use pg_outbox::tokio_postgres::types::{ToSql, Type};
+
+use crate::own::Own;
 
 /// The sessions of the pool.
 const SESSIONS: usize = 4;
@@ -25,35 +28,40 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const READ: &str =
     "begin read only; set local statement_timeout = '5s'; set local lock_timeout = '2s'; set local timezone = 'UTC';
     set local jit = off";
-const WRITE: &str = "begin; set local statement_timeout = '8s'; set local lock_timeout = '3s'";
+const WRITE: &str =
+    "begin; set local statement_timeout = '8s'; set local lock_timeout = '3s'; set local timezone = 'UTC';
+    set local idle_in_transaction_session_timeout = '60s'";
 
 #[derive(Debug)]
 pub(crate) struct Database {
     outbox: Outbox,
     /// A session of its own for the probe, so that slow pages do not make this program look dead.
     probe: Outbox,
+    own: Arc<Own>,
 }
 
 impl Database {
-    pub(crate) fn new(target: Target) -> Result<Database> {
+    pub(crate) fn new(target: Target, own: Arc<Own>) -> Result<Database> {
         let probe = Outbox::with_target(target.clone(), 1)?;
-        Ok(Database { outbox: Outbox::with_target(target, SESSIONS)?, probe })
+        Ok(Database { outbox: Outbox::with_target(target, SESSIONS)?, probe, own })
     }
 
     /// Begins the transaction of a page.
     pub(crate) async fn read(&self) -> Result<Work> {
-        self.begin(READ).await
+        self.begin(READ, false).await
     }
 
     /// Begins the transaction of an action.
     pub(crate) async fn write(&self) -> Result<Work> {
-        self.begin(WRITE).await
+        self.begin(WRITE, true).await
     }
 
-    async fn begin(&self, how: &str) -> Result<Work> {
-        let session = in_time(self.outbox.session()).await?;
-        let work = Work { session: Some(session) };
-        in_time(async { Ok(work.session()?.batch_execute(how).await?) }).await?;
+    async fn begin(&self, how: &str, writes: bool) -> Result<Work> {
+        let started = Instant::now();
+        let session = in_time(self.outbox.session()).await;
+        self.own.sessions.add(started.elapsed());
+        let work = Work { session: Some(session?), own: self.own.clone(), writes };
+        work.timed(async { Ok(work.session()?.batch_execute(how).await?) }).await?;
         Ok(work)
     }
 
@@ -67,11 +75,22 @@ impl Database {
 #[derive(Debug)]
 pub(crate) struct Work {
     session: Option<Session>,
+    own: Arc<Own>,
+    writes: bool,
 }
 
 impl Work {
     fn session(&self) -> Result<&Session> {
         self.session.as_ref().ok_or_else(|| Error::connection("the session is closed"))
+    }
+
+    /// Waits for the answer to a statement, not for ever, and adds its time to the figures.
+    async fn timed<T>(&self, statement: impl Future<Output = Result<T>>) -> Result<T> {
+        let started = Instant::now();
+        let result = in_time(statement).await;
+        let durations = if self.writes { &self.own.writes } else { &self.own.reads };
+        durations.add(started.elapsed());
+        result
     }
 
     /// Returns the rows of a query as objects. Its parameters are texts or null.
@@ -81,7 +100,7 @@ impl Work {
         }
         let sql = format!("select to_jsonb(q) from ({sql}) q");
         let params: Vec<(&(dyn ToSql + Sync), Type)> = params.iter().map(|param| (param as _, Type::TEXT)).collect();
-        let rows = in_time(async { Ok(self.session()?.query_typed(&sql, &params).await?) }).await?;
+        let rows = self.timed(async { Ok(self.session()?.query_typed(&sql, &params).await?) }).await?;
         rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
     }
 
@@ -92,14 +111,14 @@ impl Work {
 
     /// Calls a function of the schema.
     pub(crate) async fn call(&self, function: &str, args: Value) -> Result<Vec<Value>> {
-        in_time(call::call(&***self.session()?, function, args, &[])).await
+        self.timed(call::call(&***self.session()?, function, args, &[])).await
     }
 
     /// Changes settings of the planner for the rest of the transaction: only plans that follow an index and stop at a
     /// limit.
     pub(crate) async fn follow_indexes(&self) -> Result<()> {
         let settings = "set local enable_seqscan = off; set local enable_bitmapscan = off; set local enable_sort = off";
-        in_time(async { Ok(self.session()?.batch_execute(settings).await?) }).await
+        self.timed(async { Ok(self.session()?.batch_execute(settings).await?) }).await
     }
 
     /// Returns the role of the session and what it may use.
@@ -119,7 +138,7 @@ impl Work {
     /// Ends the transaction: it is committed if the result is one, and rolled back if it is an error.
     pub(crate) async fn end<T>(mut self, result: Result<T>) -> Result<T> {
         let how = if result.is_ok() { "commit" } else { "rollback" };
-        let ended = in_time(async { Ok(self.session()?.batch_execute(how).await?) }).await;
+        let ended = self.timed(async { Ok(self.session()?.batch_execute(how).await?) }).await;
         if ended.is_ok() {
             drop(self.session.take());
         }

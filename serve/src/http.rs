@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Extension, Form, Path, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, Extension, Form, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -63,6 +63,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/login", get(login).post(log_in))
         .route("/logout", post(log_out))
         .route("/do/{action}", post(act))
+        .route("/db/{name}/do/{action}", post(act))
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
@@ -126,7 +127,7 @@ async fn show(
 async fn act(
     State(app): State<Arc<App>>,
     Extension(Peer(peer)): Extension<Peer>,
-    Path(action): Path<String>,
+    uri: Uri,
     headers: HeaderMap,
     Form(fields): Form<BTreeMap<String, String>>,
 ) -> Response {
@@ -136,7 +137,7 @@ async fn act(
     if !app.sessions.is_form_token(&person, fields.get("form_token").map_or("", String::as_str)) {
         return (StatusCode::FORBIDDEN, "the form is not from this session: load its page again\n").into_response();
     }
-    answer(app.act(&person, &action, &bounded(Ok(fields))).await)
+    answer(app.act(&person, uri.path(), &bounded(Ok(fields))).await)
 }
 
 /// Refuses fields that are too long.

@@ -12,6 +12,7 @@
 //!   `health()` and of the subscriptions count the deliveries and dead letters that are open.
 //! - Content of messages is shown when somebody asks for it. Stored secrets are never read.
 //! - A text of the database is text: it runs nothing, hides nothing, and is cut where it is long.
+//! - Every attempt to send a message of a recorded trace is one span, if there is a receiver of traces.
 //! - Without the database every page says so, and the next one works again as soon as the database does.
 
 mod actions;
@@ -22,14 +23,16 @@ mod health;
 mod http;
 pub mod metrics;
 mod options;
+mod own;
 mod page;
 mod samples;
 mod screens;
 mod server;
 mod session;
+mod traces;
 
 pub use health::{command_for, wrong};
-pub use options::Options;
+pub use options::{Options, Traces};
 pub use page::short_age;
 pub use screens::subscriptions::state_of;
 pub use server::Server;

@@ -10,6 +10,22 @@ use pg_outbox::error::{Error, Result};
 const MIN_TOKEN: usize = 16;
 const MAX_TOKEN: usize = 1024;
 
+/// A receiver of spans: OTLP over HTTP.
+#[derive(Clone)]
+pub struct Traces {
+    /// The address, for example `http://127.0.0.1:4318/v1/traces`.
+    pub url: String,
+    /// Headers of each request, for example with a key.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Headers have keys, and are not shown.
+impl fmt::Debug for Traces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Traces").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
 /// How the dashboard is reached, and how people log in.
 #[derive(Clone)]
 pub struct Options {
@@ -27,6 +43,8 @@ pub struct Options {
     pub user_header: Option<String>,
     /// The proxies that may say so.
     pub trusted_proxies: Vec<IpAddr>,
+    /// Where the spans of deliveries go. Without it, none are made.
+    pub traces: Option<Traces>,
 }
 
 impl Default for Options {
@@ -39,6 +57,7 @@ impl Default for Options {
             hosts: Vec::new(),
             user_header: None,
             trusted_proxies: vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+            traces: None,
         }
     }
 }
@@ -54,6 +73,7 @@ impl fmt::Debug for Options {
             .field("hosts", &self.hosts)
             .field("user_header", &self.user_header)
             .field("trusted_proxies", &self.trusted_proxies)
+            .field("traces", &self.traces)
             .finish()
     }
 }

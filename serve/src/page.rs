@@ -18,7 +18,9 @@ const PAGES: &[(&str, &str)] = &[
     ("/endpoints", "Endpoints"),
     ("/dead-letters", "Dead letters"),
     ("/messages", "Messages"),
+    ("/tail", "Live"),
     ("/workers", "Workers"),
+    ("/sagas", "Sagas"),
     ("/streams", "Streams"),
     ("/storage", "Storage"),
 ];
@@ -33,8 +35,28 @@ pub(crate) struct Page {
     /// The entry of the navigation that the page belongs to.
     pub(crate) part: &'static str,
     /// Whether the page shows the present, and is renewed while somebody looks at it.
-    pub(crate) live: bool,
+    pub(crate) live: Live,
     pub(crate) body: Markup,
+}
+
+/// How a page is renewed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Live {
+    No,
+    /// Every five seconds.
+    Yes,
+    /// Every second, until nobody has moved or typed for five minutes.
+    Fast,
+}
+
+impl Live {
+    fn word(self) -> Option<&'static str> {
+        match self {
+            Live::No => None,
+            Live::Yes => Some("yes"),
+            Live::Fast => Some("fast"),
+        }
+    }
 }
 
 /// The person who looks at a page, and what the role may do.
@@ -45,6 +67,10 @@ pub(crate) struct Viewer {
     pub(crate) has_session: bool,
     pub(crate) notice: Option<String>,
     pub(crate) rights: Rights,
+    /// The name of the database, if there are several.
+    pub(crate) place: Option<String>,
+    /// Whether the navigation is shown: the page is one of a database.
+    pub(crate) has_pages: bool,
 }
 
 /// Returns the whole page.
@@ -56,12 +82,16 @@ pub(crate) fn frame(viewer: &Viewer, page: &Page) -> Markup {
             body {
                 a class="skip" href="#content" { "Skip to the content" }
                 header {
-                    p class="brand" { "outbox" @if !viewer.rights.database.is_empty() { " · "
-                        (foreign(&viewer.rights.database)) } }
-                    nav aria-label="Pages" {
-                        ul {
-                            @for (path, name) in PAGES {
-                                li { a href=(path) aria-current=[(*path == page.part).then_some("page")] { (name) } }
+                    p class="brand" { "outbox"
+                        @if let Some(place) = &viewer.place { " · " (place) }
+                        @else if !viewer.rights.database.is_empty() { " · " (foreign(&viewer.rights.database)) } }
+                    @if viewer.has_pages {
+                        nav aria-label="Pages" {
+                            ul {
+                                @if viewer.place.is_some() { li { a href="/databases" { "All databases" } } }
+                                @for (path, name) in PAGES {
+                                    li { a href=(path) aria-current=[(*path == page.part).then_some("page")] { (name) } }
+                                }
                             }
                         }
                     }
@@ -76,7 +106,7 @@ pub(crate) fn frame(viewer: &Viewer, page: &Page) -> Markup {
                         }
                     }
                 }
-                main id="content" tabindex="-1" data-live=[page.live.then_some("yes")] {
+                main id="content" tabindex="-1" data-live=[page.live.word()] {
                     h1 { (clean(&page.title, 120)) }
                     @if let Some(notice) = &viewer.notice { p class="notice" role="status" { (foreign(notice)) } }
                     (page.body)
@@ -84,6 +114,30 @@ pub(crate) fn frame(viewer: &Viewer, page: &Page) -> Markup {
             }
         }
     }
+}
+
+/// The paths that all databases share.
+const SHARED: [&str; 3] = ["/databases\"", "/logout\"", "/style.css\""];
+
+/// Puts a path before the links and forms of a page, which are those of one database among several. A quotation mark that is
+/// not escaped stands at the beginning of an attribute or at its end, and never in a text.
+pub(crate) fn below(prefix: &str, page: Markup) -> Markup {
+    if prefix.is_empty() {
+        return page;
+    }
+    let mut out = String::with_capacity(page.0.len() + 4096);
+    let mut rest = page.0.as_str();
+    while let Some(at) = rest.find("=\"/") {
+        let (before, path) = rest.split_at(at + 2);
+        out.push_str(before);
+        let moves = before.ends_with(" href=\"") || before.ends_with(" action=\"");
+        if moves && !SHARED.iter().any(|shared| path.starts_with(shared)) {
+            out.push_str(prefix);
+        }
+        rest = path;
+    }
+    out.push_str(rest);
+    maud::PreEscaped(out)
 }
 
 fn head(title: &str) -> Markup {
@@ -150,7 +204,7 @@ pub(crate) fn failure(error: &Error, part: &'static str, renews: bool) -> (u16, 
                 code { "'admin'" } " to act." }
         }
     };
-    (status, Page { title: title.to_owned(), part, live: lost && renews, body })
+    (status, Page { title: title.to_owned(), part, live: if lost && renews { Live::Yes } else { Live::No }, body })
 }
 
 /// Returns a text without characters that hide or turn others, cut after `most` characters.
@@ -230,11 +284,19 @@ pub fn short_age(seconds: f64) -> String {
 /// Returns a word that tells a state, with a class for its colour. The word itself says it too.
 pub(crate) fn state(word: &str) -> Markup {
     let class = match word {
-        "ok" | "active" | "running" | "working" | "at rest" | "completed" | "enqueued" | "numbered" | "routed" => {
-            "good"
-        }
-        "critical" | "disabled" | "breaker open" | "dead" | "dead letter" | "faulted" | "no worker" | "stopped"
-        | "none" => "bad",
+        "ok" | "active" | "running" | "working" | "at rest" | "completed" | "enqueued" | "numbered" | "routed"
+        | "compensated" => "good",
+        "critical"
+        | "disabled"
+        | "breaker open"
+        | "dead"
+        | "dead letter"
+        | "faulted"
+        | "no worker"
+        | "stopped"
+        | "none"
+        | "compensation_failed"
+        | "not reachable" => "bad",
         _ => "fair",
     };
     html! { span class={ "state " (class) } { (clean(word, 40)) } }
@@ -319,6 +381,21 @@ mod tests {
         assert_eq!(shown, "<bdi>&lt;script&gt;alert(1)&lt;/script&gt;\\u{202e}gpj.exe\\u{0}</bdi>");
         assert!(foreign(&"x".repeat(100_000)).into_string().len() < 400);
         assert_eq!(link("/e", &[("name", "a&b=\"<é"), ("none", "")]), "/e?name=a%26b%3D%22%3C%C3%A9");
+    }
+
+    #[test]
+    fn links_and_forms_lead_to_the_database_and_texts_stay() {
+        let page = html! {
+            link href="/style.css"; script src="/script.js" {}
+            a href="/" { " href=\"/a" } a href="/databases" {} form action="/logout" {} form action="/do/pause" { input value="/x"; }
+            a href=(link("/e", &[("name", "=\"/")])) {}
+        };
+        assert_eq!(
+            below("/db/shop", page).into_string(),
+            "<link href=\"/style.css\"><script src=\"/script.js\"></script><a href=\"/db/shop/\"> href=&quot;/a</a>\
+            <a href=\"/databases\"></a><form action=\"/logout\"></form><form action=\"/db/shop/do/pause\"><input value=\"/x\">\
+            </form><a href=\"/db/shop/e?name=%3D%22%2F\"></a>"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::app::App;
+use crate::app::Place;
 
 /// The time between two samples.
 pub(crate) const EVERY: Duration = Duration::from_secs(10);
@@ -126,13 +126,13 @@ fn sample(rows: &[Value], at: Instant) -> Sample {
 }
 
 /// Takes samples for as long as the server runs. Where the database does not answer, samples are missing.
-pub(crate) async fn follow(app: &App) {
+pub(crate) async fn follow(place: &Place) {
     let mut tick = tokio::time::interval(EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        if let Ok(rows) = app.metrics().await {
-            app.samples.add(sample(&rows, Instant::now()));
+        if let Ok(rows) = place.metrics().await {
+            place.samples.add(sample(&rows, Instant::now()));
         }
     }
 }

@@ -63,8 +63,16 @@ impl Server {
     /// 22023 if the options contradict each other or would open the dashboard to others; kind retry if the address is
     /// taken.
     pub async fn bind(target: Target, options: Options) -> Result<Server> {
+        Server::bind_several(vec![(String::new(), target)], options).await
+    }
+
+    /// Listens for several databases with their names. Each has its pages below `/db/NAME/`, and `/` says which one is not ok.
+    ///
+    /// # Errors
+    /// Those of [`Server::bind`], and 22023 if a name is malformed or there twice.
+    pub async fn bind_several(databases: Vec<(String, Target)>, options: Options) -> Result<Server> {
         let wanted = options.listen;
-        let app = Arc::new(App::new(target, options)?);
+        let app = Arc::new(App::new(databases, options)?);
         let cannot = |error: std::io::Error| {
             Error::connection(format!("cannot listen on {wanted}"))
                 .detail(error.to_string())
@@ -91,8 +99,12 @@ impl Server {
         let permits = Arc::new(Semaphore::new(CONNECTIONS));
         let mut connections = JoinSet::new();
         let mut taking = JoinSet::new();
-        let app = self.app.clone();
-        taking.spawn(async move { samples::follow(&app).await });
+        for place in &self.app.places {
+            let place = place.clone();
+            let (app, exported) = (self.app.clone(), place.clone());
+            taking.spawn(async move { samples::follow(&place).await });
+            taking.spawn(async move { app.export(&exported).await });
+        }
         tokio::pin!(stop);
         loop {
             let accepted = async {

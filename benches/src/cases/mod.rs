@@ -4,6 +4,7 @@ mod admin;
 mod append;
 mod beside;
 mod capture;
+mod dashboard;
 mod drain;
 mod enqueue;
 mod events;
@@ -35,8 +36,20 @@ use crate::report::Report;
 type Case = for<'a> fn(&'a mut Report) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
 /// Cases that run only if they are named, or with BENCH=all, because `make bench` should take less than ten minutes.
-pub const BY_NAME: &[&str] =
-    &["append", "stores", "events", "memory", "peers", "reclaim", "admin", "routing", "capture", "registry", "guard"];
+pub const BY_NAME: &[&str] = &[
+    "append",
+    "stores",
+    "events",
+    "memory",
+    "peers",
+    "reclaim",
+    "admin",
+    "dashboard",
+    "routing",
+    "capture",
+    "registry",
+    "guard",
+];
 
 /// The name, description and function of each case.
 pub const ALL: &[(&str, &str, Case)] = &[
@@ -69,6 +82,11 @@ pub const ALL: &[(&str, &str, Case)] = &[
         Box::pin(reclaim::run(r))
     }),
     ("admin", "pages of what people look at, beside retained messages (RETAINED=n)", |r| Box::pin(admin::run(r))),
+    (
+        "dashboard",
+        "pages of the dashboard beside many messages (RETAINED=n) and dead letters (DEAD=n), and its memory",
+        |r| Box::pin(dashboard::run(r)),
+    ),
     ("held", "another session holds an old snapshot (HELD=seconds): push, pull and a SKIP LOCKED status table", |r| {
         Box::pin(held::run(r))
     }),

@@ -2657,7 +2657,7 @@ impl Outbox {
     }
 
     /// Cancels a replay, and returns the number of waiting deliveries that were cancelled. Deliveries that are leased
-    /// or in flight end by themselves. Errors: OB001 no such replay, OB004 it has ended.
+    /// or in flight end by themselves. Recorded in outbox.audit. Errors: OB001 no such replay, OB004 it has ended.
     ///
     /// # Errors
     /// Those of the function.
@@ -3077,8 +3077,8 @@ impl Outbox {
     }
 
     /// Stops sending to an endpoint until enable_endpoint(). mode: hold (the default) keeps deliveries waiting, skip
-    /// records them as skipped. Returns the id of a control message. Errors: OB001 no such endpoint, 22023 unknown
-    /// mode, 54000 the reason is too large.
+    /// records them as skipped. Recorded in outbox.audit. Returns the id of a control message. Errors: OB001 no such
+    /// endpoint, 22023 unknown mode, 54000 the reason is too large.
     ///
     /// # Errors
     /// Those of the function.
@@ -3127,7 +3127,8 @@ impl Outbox {
     }
 
     /// Resumes sending to an endpoint. Failed deliveries are due at once. The circuit breaker closes, a pause ends,
-    /// and the count of failures is reset. Returns the id of a control message. Errors: OB001 no such endpoint.
+    /// and the count of failures is reset. Recorded in outbox.audit. Returns the id of a control message. Errors:
+    /// OB001 no such endpoint.
     ///
     /// # Errors
     /// Those of the function.
@@ -3477,7 +3478,7 @@ impl Outbox {
     }
 
     /// Pauses a subscription until resume(): messages are still routed to it and retained, but nothing is sent or can
-    /// be claimed. Returns the id of a control message. Errors: OB001 no such subscription.
+    /// be claimed. Recorded in outbox.audit. Returns the id of a control message. Errors: OB001 no such subscription.
     ///
     /// # Errors
     /// Those of the function.
@@ -3627,8 +3628,8 @@ impl Outbox {
     /// position is null, and refer to the time when a message got its position. filter: narrows the messages further.
     /// new_ids (default false): webhook ids get the suffix _r and the id of the replay. rate (default 200; 1 to
     /// 10000): messages per second at most, in addition to live traffic. The view outbox.replay_status shows the
-    /// progress. Errors: OB001 no such subscription, OB009 a position is no longer stored or does not exist yet,
-    /// 22023 rate or filter is invalid.
+    /// progress. Recorded in outbox.audit. Errors: OB001 no such subscription, OB009 a position is no longer stored
+    /// or does not exist yet, 22023 rate or filter is invalid.
     ///
     /// # Errors
     /// Those of the function.
@@ -3686,10 +3687,10 @@ impl Outbox {
     }
 
     /// Sends a message once more to a pushed subscription, whatever the state of its delivery: one attempt outside
-    /// the budget, with the same webhook id. The subscription's transform, if it has one, is called again. Returns
-    /// the id for manual_result(). Errors: OB001 no such subscription, or the message is not stored or not in the
-    /// feed yet; OB004 the subscription is pulled by workers, the message was erased, or the transform makes no
-    /// payload of it.
+    /// the budget, with the same webhook id. The subscription's transform, if it has one, is called again. Recorded
+    /// in outbox.audit. Returns the id for manual_result(). Errors: OB001 no such subscription, or the message is not
+    /// stored or not in the feed yet; OB004 the subscription is pulled by workers, the message was erased, or the
+    /// transform makes no payload of it.
     ///
     /// # Errors
     /// Those of the function.
@@ -3720,8 +3721,8 @@ impl Outbox {
         self.call_void("resume_projection", json!({"name": name, "version": options.version})).await
     }
 
-    /// Resumes a paused subscription where it stopped. Returns the id of a control message. Errors: OB001 no such
-    /// subscription.
+    /// Resumes a paused subscription where it stopped. Recorded in outbox.audit. Returns the id of a control message.
+    /// Errors: OB001 no such subscription.
     ///
     /// # Errors
     /// Those of the function.
@@ -3801,7 +3802,8 @@ impl Outbox {
 
     /// Gives an endpoint a new secret, and returns it with the id of a control message; it is shown nowhere else.
     /// secret: null makes a new one. The old secret signs too until overlap has passed (default 24 h, 0 to 30 days).
-    /// Errors: OB001 no such endpoint, 22023 secret or overlap is invalid.
+    /// Recorded in outbox.audit, without the secret. Errors: OB001 no such endpoint, 22023 secret or overlap is
+    /// invalid.
     ///
     /// # Errors
     /// Those of the function.
@@ -3943,7 +3945,8 @@ impl Outbox {
     }
 
     /// Sends a test message (topic outbox.test, signed like any other) to an endpoint, once the transaction commits.
-    /// Returns the id for manual_result(). Errors: OB001 no such endpoint, 22004 payload is null.
+    /// Recorded in outbox.audit. Returns the id for manual_result(). Errors: OB001 no such endpoint, 22004 payload is
+    /// null.
     ///
     /// # Errors
     /// Those of the function.

@@ -7,7 +7,7 @@ use pg_outbox::error::{Error, Result};
 
 use super::{Fields, ROWS, asked, field, given, number, paged};
 use crate::database::Work;
-use crate::page::{Page, Viewer, button, column, facts, link, message, named, state, table, time, value};
+use crate::page::{Live, Page, Viewer, button, column, facts, link, message, named, state, table, time, value};
 
 /// The open dead letters that the groups are made of: the newest ones.
 const LOOKED_AT: i64 = 10_000;
@@ -144,7 +144,7 @@ pub(super) async fn list(work: &Work, viewer: &Viewer, fields: &Fields) -> Resul
             (LOOKED_AT) " open dead letters. There are more." } }
         (table("Groups of dead letters", &heads, &cells, "There is no open dead letter."))
     };
-    Ok(Page { title: "Dead letters".to_owned(), part: "/dead-letters", live: true, body })
+    Ok(Page { title: "Dead letters".to_owned(), part: "/dead-letters", live: Live::Yes, body })
 }
 
 /// The dead letters of a group, newest first.
@@ -179,7 +179,7 @@ async fn group(work: &Work, viewer: &Viewer, fields: &Fields) -> Result<Page> {
         (next)
         p class="hint" { "Newest first, " (ROWS) " on a page." }
     };
-    Ok(Page { title: "Dead letters of a group".to_owned(), part: "/dead-letters", live: false, body })
+    Ok(Page { title: "Dead letters of a group".to_owned(), part: "/dead-letters", live: Live::No, body })
 }
 
 const ONE: &str = "
@@ -221,5 +221,5 @@ pub(super) async fn one(work: &Work, viewer: &Viewer, fields: &Fields) -> Result
             }
         }
     };
-    Ok(Page { title: format!("Dead letter {id}"), part: "/dead-letters", live: false, body })
+    Ok(Page { title: format!("Dead letter {id}"), part: "/dead-letters", live: Live::No, body })
 }

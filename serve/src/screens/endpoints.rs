@@ -7,7 +7,7 @@ use pg_outbox::error::{Error, Result};
 
 use super::{Fields, asked, field, given, paged};
 use crate::database::Work;
-use crate::page::{Page, Viewer, button, column, facts, foreign, message, named, state, table, time, value};
+use crate::page::{Live, Page, Viewer, button, column, facts, foreign, message, named, state, table, time, value};
 
 const SQL: &str = "
     select e.name, e.url, e.kind, e.tenant, e.state, e.disabled_mode, e.disabled_reason, e.disabled_at, e.breaker,
@@ -62,7 +62,7 @@ pub(super) async fn list(work: &Work, fields: &Fields) -> Result<Page> {
         .collect();
     let heads = ["Name", "State", "URL", "Failures", "Failing since", "Last error", "Subscriptions"];
     let body = html! { (table("Endpoints", &heads, &cells, "There is no endpoint.")) (next) };
-    Ok(Page { title: "Endpoints".to_owned(), part: "/endpoints", live: true, body })
+    Ok(Page { title: "Endpoints".to_owned(), part: "/endpoints", live: Live::Yes, body })
 }
 
 /// Returns a URL without its query and fragment, in which receivers put keys.
@@ -110,7 +110,7 @@ pub(super) async fn one(work: &Work, viewer: &Viewer, fields: &Fields) -> Result
         (table("Last errors", &["At", "Message", "Subscription", "State", "Status", "Error"], &error_rows(&errors),
             "There is no error of a delivery that waits or is dead."))
     };
-    Ok(Page { title: format!("Endpoint {name}"), part: "/endpoints", live: true, body })
+    Ok(Page { title: format!("Endpoint {name}"), part: "/endpoints", live: Live::Yes, body })
 }
 
 fn error_rows(errors: &[Value]) -> Vec<Vec<Markup>> {

@@ -9,7 +9,7 @@ use pg_outbox::error::{Error, Result};
 
 use super::{Fields, field, given, number};
 use crate::database::Work;
-use crate::page::{Page, column, link, message, state, table, time, value};
+use crate::page::{Live, Page, column, link, message, state, table, time, value};
 
 /// The messages on a page.
 const SHOWN: i64 = 50;
@@ -70,8 +70,20 @@ pub(super) async fn search(work: &Work, fields: &Fields) -> Result<Page> {
         None if ["key", "from", "to"].iter().any(|name| given(fields, name).is_some()) => look(work, fields).await?,
         None => listed(work, fields).await?,
     };
-    let cells: Vec<Vec<Markup>> = found
-        .rows
+    let body = html! {
+        (form(fields))
+        (listing(&found.rows, "No message was found here."))
+        @if let Some((before, why)) = &found.next {
+            @let kept: Vec<(&str, &str)> = NAMES.iter().map(|name| (*name, field(fields, name))).chain([("before", before.as_str())])
+                .collect();
+            p { (why) " " a rel="next" href=(link("/messages", &kept)) { "Go on" } }
+        }
+    };
+    Ok(Page { title: "Messages".to_owned(), part: "/messages", live: Live::No, body })
+}
+
+fn listing(rows: &[Value], empty: &str) -> Markup {
+    let cells: Vec<Vec<Markup>> = rows
         .iter()
         .map(|row| {
             vec![
@@ -84,16 +96,22 @@ pub(super) async fn search(work: &Work, fields: &Fields) -> Result<Page> {
             ]
         })
         .collect();
+    table("Messages", &["Id", "State", "Topic", "Key", "Tenant", "Enqueued"], &cells, empty)
+}
+
+/// The newest messages, renewed every second.
+pub(super) async fn tail(work: &Work, fields: &Fields) -> Result<Page> {
+    let found = listed(work, fields).await?;
     let body = html! {
-        (form(fields))
-        (table("Messages", &["Id", "State", "Topic", "Key", "Tenant", "Enqueued"], &cells, "No message was found here."))
-        @if let Some((before, why)) = &found.next {
-            @let kept: Vec<(&str, &str)> = NAMES.iter().map(|name| (*name, field(fields, name))).chain([("before", before.as_str())])
-                .collect();
-            p { (why) " " a rel="next" href=(link("/messages", &kept)) { "Go on" } }
+        form method="get" action="/tail" class="search" role="search" aria-label="Live" {
+            (input(fields, "topic", "Topic", "")) (input(fields, "tenant", "Tenant", ""))
+            div { button class="primary" { "Show these" } " " a href="/tail" { "Show all" } }
         }
+        (listing(&found.rows, "There is no message of this kind among the newest ones."))
+        p class="hint" { "The newest " (SHOWN) ", renewed every second. The page pauses after five minutes without a key or a \
+            movement." }
     };
-    Ok(Page { title: "Messages".to_owned(), part: "/messages", live: false, body })
+    Ok(Page { title: "Live".to_owned(), part: "/tail", live: Live::Fast, body })
 }
 
 /// Finds a message by its id or its webhook id.
@@ -158,15 +176,17 @@ async fn look(work: &Work, fields: &Fields) -> Result<Found> {
     Ok(Found { rows, next })
 }
 
-fn form(fields: &Fields) -> Markup {
-    let input = |name: &str, label: &str, hint: &str| {
-        html! {
-            div {
-                label for=(name) { (label) }
-                input id=(name) name=(name) value=(field(fields, name)) placeholder=(hint) maxlength="500";
-            }
+fn input(fields: &Fields, name: &str, label: &str, hint: &str) -> Markup {
+    html! {
+        div {
+            label for=(name) { (label) }
+            input id=(name) name=(name) value=(field(fields, name)) placeholder=(hint) maxlength="500";
         }
-    };
+    }
+}
+
+fn form(fields: &Fields) -> Markup {
+    let input = |name: &str, label: &str, hint: &str| self::input(fields, name, label, hint);
     html! {
         form method="get" action="/messages" class="search" role="search" aria-label="Messages" {
             (input("id", "Id or webhook id", "")) (input("topic", "Topic", "")) (input("key", "Key", ""))

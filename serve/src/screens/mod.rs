@@ -1,9 +1,11 @@
 //! The pages. Each reads with few queries, and each list has a limit and a link to its next page.
 
+pub(crate) mod databases;
 pub(crate) mod dead_letters;
 mod endpoints;
 mod messages;
 mod overview;
+mod sagas;
 mod storage;
 mod streams;
 pub(crate) mod subscriptions;
@@ -33,7 +35,9 @@ pub(crate) fn part_of(path: &str) -> &'static str {
         "/endpoints" | "/endpoint" => "/endpoints",
         "/dead-letters" | "/dead-letter" => "/dead-letters",
         "/messages" | "/message" => "/messages",
-        "/workers" => "/workers",
+        "/tail" => "/tail",
+        "/workers" | "/replay" => "/workers",
+        "/sagas" | "/saga" => "/sagas",
         "/streams" | "/stream" => "/streams",
         "/storage" => "/storage",
         _ => "/",
@@ -52,7 +56,11 @@ pub(crate) async fn show(path: &str, work: &Work, viewer: &Viewer, fields: &Fiel
         "/dead-letter" => dead_letters::one(work, viewer, fields).await,
         "/messages" => messages::search(work, fields).await,
         "/message" => timeline::show(work, viewer, fields).await,
+        "/tail" => messages::tail(work, fields).await,
         "/workers" => workers::show(work, viewer, fields).await,
+        "/replay" => workers::replay(work, viewer, fields).await,
+        "/sagas" => sagas::list(work, fields).await,
+        "/saga" => sagas::one(work, fields).await,
         "/streams" => streams::list(work, fields).await,
         "/stream" => streams::one(work, fields).await,
         "/storage" => storage::show(work, fields).await,

@@ -8,7 +8,7 @@ use pg_outbox::error::Result;
 use crate::chart;
 use crate::database::Work;
 use crate::health::{command_for, page_for, wrong};
-use crate::page::{Page, Viewer, age, column, facts, foreign, state, value};
+use crate::page::{Live, Page, Viewer, age, column, facts, foreign, state, value};
 use crate::samples::{EVERY, Sample, Samples, rates};
 
 pub(super) async fn show(work: &Work, viewer: &Viewer, samples: &Samples) -> Result<Page> {
@@ -24,7 +24,7 @@ pub(super) async fn show(work: &Work, viewer: &Viewer, samples: &Samples) -> Res
             ul { @for row in health.iter().filter(|row| row["state"] == "ok") { li { (value(&row["check"])) } } }
         }
     };
-    Ok(Page { title: "Overview".to_owned(), part: "/", live: true, body })
+    Ok(Page { title: "Overview".to_owned(), part: "/", live: Live::Yes, body })
 }
 
 fn checks(wrong: &[Value], all: usize) -> Markup {

@@ -7,7 +7,7 @@ use pg_outbox::error::Result;
 
 use super::{Fields, asked, number, paged};
 use crate::database::Work;
-use crate::page::{Page, column, state, table, time, value};
+use crate::page::{Live, Page, column, state, table, time, value};
 
 const JOBS: &str = "
     select j.job, j.last_run_at, j.next_run_at, j.result, j.rows, pg_size_pretty(j.bytes) as freed, j.held_by
@@ -43,7 +43,7 @@ pub(super) async fn show(work: &Work, fields: &Fields) -> Result<Page> {
         (audited(&audit))
         (next)
     };
-    Ok(Page { title: "Storage".to_owned(), part: "/storage", live: false, body })
+    Ok(Page { title: "Storage".to_owned(), part: "/storage", live: Live::No, body })
 }
 
 fn rings(metrics: &[Value]) -> Markup {

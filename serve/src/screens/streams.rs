@@ -6,7 +6,7 @@ use pg_outbox::error::Result;
 
 use super::{Fields, asked, field, given, paged};
 use crate::database::Work;
-use crate::page::{Page, facts, named, table, time, value};
+use crate::page::{Live, Page, facts, named, table, time, value};
 
 const LIST: &str = "select s.stream, s.version from outbox.streams(category => $1, after => coalesce($2, ''),
     max_streams => $3::int) s";
@@ -30,7 +30,7 @@ pub(super) async fn list(work: &Work, fields: &Fields) -> Result<Page> {
         (table("Streams", &["Stream", "Version"], &cells, "There is no stream."))
         (next)
     };
-    Ok(Page { title: "Streams".to_owned(), part: "/streams", live: false, body })
+    Ok(Page { title: "Streams".to_owned(), part: "/streams", live: Live::No, body })
 }
 
 pub(super) async fn one(work: &Work, fields: &Fields) -> Result<Page> {
@@ -45,5 +45,5 @@ pub(super) async fn one(work: &Work, fields: &Fields) -> Result<Page> {
         ("Closed", time(&row["closed_at"])),
         ("Truncated before version", value(&row["truncated_before"])),
     ]);
-    Ok(Page { title: format!("Stream {name}"), part: "/streams", live: true, body })
+    Ok(Page { title: format!("Stream {name}"), part: "/streams", live: Live::Yes, body })
 }

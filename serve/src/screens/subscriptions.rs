@@ -7,7 +7,7 @@ use pg_outbox::error::{Error, Result};
 
 use super::{Fields, asked, field, given, paged};
 use crate::database::Work;
-use crate::page::{Page, Viewer, age, button, column, facts, link, named, state, table, time, value};
+use crate::page::{Live, Page, Viewer, age, button, column, facts, link, named, state, table, time, value};
 use crate::samples::Samples;
 
 /// A pull subscription without a claim for this long, in seconds, has no worker if something is due.
@@ -78,7 +78,7 @@ pub(super) async fn list(work: &Work, viewer: &Viewer, fields: &Fields, samples:
     let heads =
         ["Name", "To", "State", "Completed/s", "Behind", "Waiting", "Leased", "Oldest due", "Dead letters", "Actions"];
     let body = html! { (table("Subscriptions", &heads, &cells, "There is no subscription.")) (next) };
-    Ok(Page { title: "Subscriptions".to_owned(), part: "/subscriptions", live: true, body })
+    Ok(Page { title: "Subscriptions".to_owned(), part: "/subscriptions", live: Live::Yes, body })
 }
 
 fn to(row: &Value) -> Markup {
@@ -118,7 +118,7 @@ pub(super) async fn one(work: &Work, viewer: &Viewer, fields: &Fields, samples: 
             ("Created", time(&row["created_at"])),
             ("Open dead letters", html! { a href=(link("/dead-letters", &[("subscription", name)])) { (row["dead"]) } }),
         ]))
-        div class="actions" { (buttons(viewer, row)) }
+        div class="actions" { (buttons(viewer, row)) (button(viewer, "replay", &[("subscription", name)], name)) }
     };
-    Ok(Page { title: format!("Subscription {name}"), part: "/subscriptions", live: true, body })
+    Ok(Page { title: format!("Subscription {name}"), part: "/subscriptions", live: Live::Yes, body })
 }

@@ -9,7 +9,7 @@ use pg_outbox::error::{Error, Result};
 
 use super::{Fields, field, number};
 use crate::database::Work;
-use crate::page::{Page, Viewer, block, button, column, facts, link, named, state, table, time, value};
+use crate::page::{Live, Page, Viewer, block, button, column, facts, link, named, state, table, time, value};
 
 const MESSAGE: &str = "
     select m.message_id, m.webhook_id, m.state, m.topic, m.key, m.tenant, m.aggregate_type, m.aggregate_id,
@@ -62,7 +62,9 @@ pub(super) async fn show(work: &Work, viewer: &Viewer, fields: &Fields) -> Resul
     };
     let body = html! {
         (properties(&row))
-        div class="actions" { (button(viewer, "cancel", &[("message_id", &id)], &format!("message {id}"))) }
+        div class="actions" {
+            @for action in ["cancel", "erase"] { (button(viewer, action, &[("message_id", &id)], &format!("message {id}"))) }
+        }
         h2 { "Deliveries" }
         (deliveries(viewer, &id, &history))
         h2 { "Timeline" }
@@ -71,7 +73,12 @@ pub(super) async fn show(work: &Work, viewer: &Viewer, fields: &Fields) -> Resul
         h2 { "Content" }
         (shown)
     };
-    Ok(Page { title: format!("Message {id}"), part: "/messages", live: !content, body })
+    Ok(Page {
+        title: format!("Message {id}"),
+        part: "/messages",
+        live: if content { Live::No } else { Live::Yes },
+        body,
+    })
 }
 
 fn properties(row: &Value) -> Markup {

@@ -1,13 +1,14 @@
-//! Programs beside the database: workers with leases, readers with cursors, relays, projections; and replays.
+//! Programs beside the database: workers with leases, readers with cursors, relays, projections; and replays, one by one with
+//! their progress.
 
 use maud::{Markup, html};
 use serde_json::Value;
 
-use pg_outbox::error::Result;
+use pg_outbox::error::{Error, Result};
 
-use super::Fields;
+use super::{Fields, number};
 use crate::database::Work;
-use crate::page::{Page, Viewer, age, button, column, named, state, table, time, value};
+use crate::page::{Live, Page, Viewer, age, button, column, facts, link, named, state, table, time, value};
 
 const WORKERS: &str = "
     select l.worker, s.name as subscription, count(*) as leases, sum(cardinality(l.delivery_ids)) as deliveries,
@@ -33,23 +34,24 @@ const PROJECTIONS: &str = "
     from outbox.projections p order by p.state = 'stopped', p.name, p.version desc limit 100";
 
 const REPLAYS: &str = "
-    select r.replay_id, r.subscription, r.state, r.percent, r.matched, r.waiting, r.rate, r.error, r.created_at, r.created_by
-    from outbox.replay_status r order by r.replay_id desc limit 20";
+    select r.replay_id, r.subscription, r.state, r.percent, r.matched, r.waiting, r.rate, r.error, r.created_at, r.created_by,
+        r.from_position, r.to_position, r.position, r.new_ids, r.finished_at
+    from outbox.replay_status r where $1::bigint is null or r.replay_id = $1::bigint order by r.replay_id desc limit 20";
 
 pub(super) async fn show(work: &Work, viewer: &Viewer, _: &Fields) -> Result<Page> {
     let body = html! {
         h2 { "Workers" }
         (workers(&work.query(WORKERS, &[]).await?))
         h2 { "Readers" }
-        (cursors(&work.query(CURSORS, &[]).await?))
+        (cursors(viewer, &work.query(CURSORS, &[]).await?))
         h2 { "Relays" }
         (relays(&work.query(RELAYS, &[]).await?))
         h2 { "Projections" }
         (projections(&work.query(PROJECTIONS, &[]).await?))
         h2 { "Replays" }
-        (replays(viewer, &work.query(REPLAYS, &[]).await?))
+        (replays(viewer, &work.query(REPLAYS, &[None]).await?))
     };
-    Ok(Page { title: "Workers".to_owned(), part: "/workers", live: true, body })
+    Ok(Page { title: "Workers".to_owned(), part: "/workers", live: Live::Yes, body })
 }
 
 fn workers(rows: &[Value]) -> Markup {
@@ -74,10 +76,17 @@ fn workers(rows: &[Value]) -> Markup {
     )
 }
 
-fn cursors(rows: &[Value]) -> Markup {
+fn cursors(viewer: &Viewer, rows: &[Value]) -> Markup {
     let cells: Vec<Vec<Markup>> = rows
         .iter()
         .map(|row| {
+            let position = row["position"].to_string();
+            let fields = [
+                ("consumer", column(row, "consumer")),
+                ("stream", column(row, "stream")),
+                ("subject", column(row, "subject")),
+                ("position", position.as_str()),
+            ];
             vec![
                 value(&row["consumer"]),
                 value(&row["stream"]),
@@ -87,10 +96,11 @@ fn cursors(rows: &[Value]) -> Markup {
                 age(&row["lag_seconds"]),
                 time(&row["updated_at"]),
                 value(&row["last_error"]),
+                button(viewer, "reset-cursor", &fields, column(row, "consumer")),
             ]
         })
         .collect();
-    let heads = ["Consumer", "Stream", "Subject", "Position", "Behind", "For", "Moved", "Last error"];
+    let heads = ["Consumer", "Stream", "Subject", "Position", "Behind", "For", "Moved", "Last error", "Actions"];
     table("Readers", &heads, &cells, "There is no cursor.")
 }
 
@@ -141,9 +151,8 @@ fn replays(viewer: &Viewer, rows: &[Value]) -> Markup {
         .iter()
         .map(|row| {
             let id = row["replay_id"].to_string();
-            let goes = ["running", "draining"].contains(&column(row, "state"));
             vec![
-                html! { (id) },
+                html! { a href=(link("/replay", &[("id", &id)])) { (id) } },
                 named("/subscription", column(row, "subscription")),
                 state(column(row, "state")),
                 html! { (row["percent"]) " %" },
@@ -152,11 +161,49 @@ fn replays(viewer: &Viewer, rows: &[Value]) -> Markup {
                 value(&row["rate"]),
                 value(&row["created_by"]),
                 value(&row["error"]),
-                html! { @if goes { (button(viewer, "cancel-replay", &[("replay_id", &id)], &format!("replay {id}"))) } },
+                cancel(viewer, row),
             ]
         })
         .collect();
     let heads =
         ["Replay", "Subscription", "State", "Read", "Deliveries", "Waiting", "Per second", "By", "Error", "Actions"];
     table("Replays", &heads, &cells, "There was no replay.")
+}
+
+fn cancel(viewer: &Viewer, row: &Value) -> Markup {
+    if !["running", "draining"].contains(&column(row, "state")) {
+        return html! {};
+    }
+    let id = row["replay_id"].to_string();
+    button(viewer, "cancel-replay", &[("replay_id", &id)], &format!("replay {id}"))
+}
+
+pub(super) async fn replay(work: &Work, viewer: &Viewer, fields: &Fields) -> Result<Page> {
+    let id = number(fields, "id")?.unwrap_or(0).to_string();
+    let rows = work.query(REPLAYS, &[Some(&id)]).await?;
+    let Some(row) = rows.first() else {
+        return Err(Error::new("OB001", format!("replay {id} does not exist")));
+    };
+    let percent = row["percent"].as_f64().unwrap_or(0.0).clamp(0.0, 100.0);
+    let body = html! {
+        p { progress max="100" value=(percent) aria-label="Read" {} " " (percent) " % of the positions are read" }
+        (facts(&[
+            ("State", state(column(row, "state"))),
+            ("Subscription", named("/subscription", column(row, "subscription"))),
+            ("From position", value(&row["from_position"])),
+            ("To position", value(&row["to_position"])),
+            ("Read to position", value(&row["position"])),
+            ("Deliveries", value(&row["matched"])),
+            ("Waiting", value(&row["waiting"])),
+            ("Per second at most", value(&row["rate"])),
+            ("New webhook ids", value(&row["new_ids"])),
+            ("Begun", time(&row["created_at"])),
+            ("By", value(&row["created_by"])),
+            ("Ended", time(&row["finished_at"])),
+            ("Error", value(&row["error"])),
+        ]))
+        div class="actions" { (cancel(viewer, row)) }
+        p { a href="/workers" { "All replays" } }
+    };
+    Ok(Page { title: format!("Replay {id}"), part: "/workers", live: Live::Yes, body })
 }

@@ -120,6 +120,7 @@ async fn many_dead_letters_are_requeued_in_parts() {
             "{}",
             page.body
         );
+        assert!(page.body.contains("data-continue=\"yes\"") && page.body.contains(" of 620"), "{}", page.body);
         page = acts.submit(&page, "/do/requeue-all", &[("confirmed", "yes")], &[]).await;
         parts += 1;
     }
@@ -156,14 +157,119 @@ async fn messages_are_retried_sent_again_and_cancelled() {
     assert!(done.body.contains("is cancelled"), "{}", done.body);
     assert_eq!(text(&db, "select count(*) from outbox.delivery").await, "0");
 
-    // A replay is cancelled from the page of workers.
-    db.batch_execute("select outbox.replay('work', rate => 1)").await.unwrap();
-    let page = acts.get("/workers").await;
-    if page.form("/do/cancel-replay", &[]).is_some() {
-        let asked = acts.submit(&page, "/do/cancel-replay", &[], &[]).await;
-        let done = acts.submit(&asked, "/do/cancel-replay", &[("confirmed", "yes")], &[]).await;
-        assert!(done.status == 200 || done.status == 409, "{}", done.body);
+    // A message is erased with a reason.
+    let asked = acts.submit(&acts.clone().get(&path).await, "/do/erase", &[], &[]).await;
+    let refused = acts.submit(&asked, "/do/erase", &[("confirmed", "yes")], &[]).await;
+    assert!(refused.status == 400 && refused.body.contains("a reason is required"), "{}", refused.body);
+    let done = acts.submit(&asked, "/do/erase", &[("confirmed", "yes")], &[("because", "asked by the customer")]).await;
+    assert!(done.body.contains("is erased"), "{}", done.body);
+    assert_eq!(text(&db, &format!("select payload is null from outbox.message where id = {pushed}")).await, "true");
+    let recorded = "select detail ->> 'actor' || ': ' || reason from outbox.audit where action = 'erase'";
+    assert_eq!(text(&db, recorded).await, "dashboard: asked by the customer");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replay_is_begun_followed_and_cancelled() {
+    let db = database("replayed").await;
+    dead_letters(&db, 1, "no").await;
+    db.batch_execute("select outbox.enqueue('job.run', '1') from generate_series(1, 50)").await.unwrap();
+    wait_until("all are routed", PATIENCE, async || {
+        text(&db, "select routed = messages from outbox.stats()").await == "true"
+    })
+    .await;
+    let mut acts = Browser::logged_in(dashboard("acts", "replayed").await, TOKEN, "Ann").await;
+    let page = acts.get("/subscription?name=work").await;
+    let asked = acts.submit(&page, "/do/replay", &[], &[]).await;
+    assert!(
+        asked.body.contains("From position") && text(&db, "select count(*) from outbox.replay").await == "0",
+        "{}",
+        asked.body
+    );
+    for (name, bad) in [("from_position", "first"), ("to_position", "999999"), ("rate", "0"), ("from_time", "then")] {
+        let refused = acts.submit(&asked, "/do/replay", &[("confirmed", "yes")], &[(name, bad)]).await;
+        assert!(refused.status == 400 && refused.body.contains("role=\"alert\""), "{name} {bad}: {}", refused.body);
     }
+    let fields = [("from_position", "2"), ("rate", "1"), ("new_ids", "true")];
+    let begun = acts.submit(&asked, "/do/replay", &[("confirmed", "yes")], &fields).await;
+    assert!(
+        begun.status == 200 && begun.body.contains("has begun") && begun.body.contains("<progress"),
+        "{}",
+        begun.body
+    );
+    assert_eq!(text(&db, "select from_position || ' ' || rate || ' ' || new_ids from outbox.replay").await, "2 1 true");
+    assert!(acts.get("/workers").await.body.contains("href=\"/replay?id=1\""));
+    let asked = acts.submit(&begun, "/do/cancel-replay", &[], &[]).await;
+    let done = acts.submit(&asked, "/do/cancel-replay", &[("confirmed", "yes")], &[]).await;
+    assert!(done.body.contains("is cancelled"), "{}", done.body);
+    assert_eq!(text(&db, "select state from outbox.replay").await, "cancelled");
+    let gone = acts.get("/replay?id=1").await;
+    assert!(gone.body.contains("cancelled") && gone.form("/do/cancel-replay", &[]).is_none(), "{}", gone.body);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cursor_is_reset_with_a_reason() {
+    let db = database("reset").await;
+    db.batch_execute("select outbox.enqueue('a', '1') from generate_series(1, 5)").await.unwrap();
+    wait_until("all are numbered", PATIENCE, async || text(&db, "select outbox.head()").await == "5").await;
+    db.batch_execute("select outbox.cursor_advance('totals', 4, subject => 'it''s')").await.unwrap();
+    let mut acts = Browser::logged_in(dashboard("acts", "reset").await, TOKEN, "Ann").await;
+    let page = acts.get("/workers").await;
+    let asked = acts.submit(&page, "/do/reset-cursor", &[("subject", "it's")], &[]).await;
+    assert!(asked.body.contains("value=\"4\""), "the position is that of now: {}", asked.body);
+    for fields in
+        [&[("position", "2")][..], &[("position", "6"), ("because", "x")], &[("position", "x"), ("because", "x")]]
+    {
+        assert_eq!(
+            acts.submit(&asked, "/do/reset-cursor", &[("confirmed", "yes")], fields).await.status,
+            400,
+            "{fields:?}"
+        );
+    }
+    let fields = [("position", "2"), ("because", "the sums were wrong")];
+    let done = acts.submit(&asked, "/do/reset-cursor", &[("confirmed", "yes")], &fields).await;
+    assert!(done.status == 200 && done.body.contains("is reset"), "{}", done.body);
+    assert_eq!(text(&db, "select position from outbox.cursor").await, "2");
+    let recorded = "select (detail ->> 'actor') || ': ' || reason from outbox.audit where action = 'cursor_reset'";
+    assert_eq!(text(&db, recorded).await, "dashboard: Ann: the sums were wrong");
+}
+
+/// Each action leaves a row of the audit log with the person.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_action_is_recorded_with_the_person() {
+    let db = database("recorded").await;
+    let receiver = Receiver::start().unwrap();
+    endpoint(&db, "hooks", &receiver).await;
+    let pushed = text(&db, "select outbox.enqueue('push.it', '1')").await;
+    let mut acts = Browser::logged_in(dashboard("acts", "recorded").await, TOKEN, "Ann").await;
+    let path = format!("/message?id={pushed}");
+    wait_until("the outcome is recorded", PATIENCE, async || acts.get(&path).await.form("/do/resend", &[]).is_some())
+        .await;
+    let form_token = acts.get("/").await.form("/logout", &[]).unwrap()["form_token"].clone();
+    for action in ["pause", "resume", "disable", "enable", "rotate", "test", "resend", "replay", "cancel-replay"] {
+        let fields = [
+            ("form_token", form_token.as_str()),
+            ("confirmed", "yes"),
+            ("name", "hooks"),
+            ("message_id", &pushed),
+            ("subscription", "hooks"),
+            ("rate", "1"),
+            ("replay_id", "1"),
+        ];
+        let done = acts.post(&format!("/do/{action}"), &fields).await;
+        assert!(
+            [200, 303].contains(&done.status) || action == "cancel-replay",
+            "{action}: {} {}",
+            done.status,
+            done.body
+        );
+    }
+    let recorded = "select string_agg(distinct action, ' ' order by action) from outbox.audit
+        where detail ->> 'actor' = 'dashboard: Ann'";
+    let recorded = text(&db, recorded).await;
+    let all =
+        "disable_endpoint enable_endpoint pause_subscription replay resend resume_subscription rotate_secret send_test";
+    assert_eq!(recorded.replace("cancel_replay ", ""), all);
+    assert_eq!(text(&db, "select count(*) from outbox.audit where detail::text like '%whsec%'").await, "0");
 }
 
 /// A role that may only see has no buttons, and a form that it makes itself is refused.
@@ -207,6 +313,9 @@ async fn a_viewer_cannot_act() {
         "resend",
         "cancel",
         "cancel-replay",
+        "erase",
+        "replay",
+        "reset-cursor",
     ] {
         let fields = [
             ("form_token", form_token.as_str()),
@@ -217,6 +326,9 @@ async fn a_viewer_cannot_act() {
             ("subscription", "work"),
             ("subscription_id", "2"),
             ("replay_id", "1"),
+            ("consumer", "totals"),
+            ("position", "1"),
+            ("because", "no reason"),
         ];
         let answer = sees.post(&format!("/do/{action}"), &fields).await;
         assert!(answer.status == 403 && answer.body.contains("permission denied"), "{action}: {}", answer.body);

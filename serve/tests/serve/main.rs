@@ -4,10 +4,12 @@
 
 mod actions;
 mod browser;
+mod databases;
 mod outages;
 mod pages;
 mod prometheus;
 mod security;
+mod traces;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -22,8 +22,18 @@ async fn a_lost_database_is_said_on_every_page_and_comes_back() {
     assert_eq!(browser.get("/dead-letters").await.status, 200);
 
     server.stop(Stop::Immediate).unwrap();
-    for path in ["/", "/subscriptions", "/endpoints", "/dead-letters", "/messages", "/workers", "/streams", "/storage"]
-    {
+    for path in [
+        "/",
+        "/subscriptions",
+        "/endpoints",
+        "/dead-letters",
+        "/messages",
+        "/tail",
+        "/workers",
+        "/sagas",
+        "/streams",
+        "/storage",
+    ] {
         let page = browser.get(path).await;
         assert!(page.status == 503 && page.body.contains("The database cannot be reached"), "{path}: {}", page.body);
         assert!(page.body.contains("data-live"), "{path}: the page renews itself");

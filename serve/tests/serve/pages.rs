@@ -5,8 +5,18 @@ use outbox_harness::{Receiver, wait_until};
 use crate::browser::{Browser, encoded};
 use crate::{PATIENCE, TOKEN, dashboard, database, dead_letters, endpoint};
 
-const PAGES: [&str; 8] =
-    ["/", "/subscriptions", "/endpoints", "/dead-letters", "/messages", "/workers", "/streams", "/storage"];
+const PAGES: [&str; 10] = [
+    "/",
+    "/subscriptions",
+    "/endpoints",
+    "/dead-letters",
+    "/messages",
+    "/tail",
+    "/workers",
+    "/sagas",
+    "/streams",
+    "/storage",
+];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_page_shows_what_there_is() {
@@ -18,7 +28,9 @@ async fn every_page_shows_what_there_is() {
     let pushed: i64 = db.query_one(sent, &[]).await.unwrap().get(0);
     db.batch_execute(
         "select outbox.append('order-7', 'order.created', '{}');
-        select outbox.cursor_record_error('totals', 'division by zero', error_position => 3)",
+        select outbox.cursor_record_error('totals', 'division by zero', error_position => 3);
+        select outbox.saga_save('checkout', 'order-7', '{\"card\": \"of the state\"}', 0, 'failed', failure_reason => 'no stock');
+        select outbox.saga_save('refund', 'order-8', '{}', 0)",
     )
     .await
     .unwrap();
@@ -85,6 +97,25 @@ async fn every_page_shows_what_there_is() {
     let dead = sees.get(&format!("/message?id={}", ids[0])).await.body;
     assert!(dead.contains("dead letter") && dead.contains("the card was declined"), "{dead}");
 
+    // The newest messages are shown, and those of a topic.
+    let tail = sees.get("/tail").await.body;
+    assert!(tail.contains(&link) && tail.contains("job.run") && tail.contains("data-live=\"fast\""), "{tail}");
+    let tail = sees.get("/tail?topic=push.it").await.body;
+    assert!(tail.contains(&link) && !tail.contains("job.run"), "{tail}");
+
+    // Sagas are found by type and status. Their state is not shown.
+    let sagas = sees.get("/sagas").await.body;
+    assert!(sagas.contains("order-7") && sagas.contains("order-8") && sagas.contains("no stock"), "{sagas}");
+    let failed = sees.get("/sagas?status=failed").await.body;
+    assert!(failed.contains("order-7") && !failed.contains("order-8"), "{failed}");
+    assert!(!sees.get("/sagas?type=refund").await.body.contains("order-7"));
+    let saga = sees.get("/saga?type=checkout&id=order-7").await;
+    assert!(
+        saga.status == 200 && saga.body.contains("no stock") && !saga.body.contains("of the state"),
+        "{}",
+        saga.body
+    );
+
     let workers = sees.get("/workers").await.body;
     assert!(workers.contains("totals") && workers.contains("division by zero"), "{workers}");
     assert!(sees.get("/streams").await.body.contains("order-7"));
@@ -108,6 +139,9 @@ async fn every_page_shows_what_there_is() {
         ("/endpoint?name=none", 404),
         ("/dead-letter?id=424242", 404),
         ("/stream?name=none-1", 404),
+        ("/saga?type=none&id=none", 404),
+        ("/replay?id=424242", 404),
+        ("/replay?id=x", 400),
     ] {
         let answer = sees.get(path).await;
         assert_eq!(answer.status, status, "{path}: {}", answer.body);
@@ -128,6 +162,13 @@ async fn lists_go_on_page_by_page() {
     assert!(first.contains("s100") && !first.contains("s101") && first.contains("/subscriptions?after=s100"));
     let second = sees.get("/subscriptions?after=s100").await.body;
     assert!(second.contains("s150") && !second.contains("s100") && !second.contains("rel=\"next\""));
+    db.batch_execute("select outbox.saga_save('s', lpad(i::text, 3, '0'), '{}', 0) from generate_series(1, 150) i")
+        .await
+        .unwrap();
+    let first = sees.get("/sagas").await.body;
+    assert!(first.contains(">100<") && !first.contains(">101<"), "{first}");
+    let second = sees.get("/sagas?after_type=s&after=100").await.body;
+    assert!(second.contains(">101<") && second.contains(">150<") && !second.contains("rel=\"next\""), "{second}");
     for search in ["topic=t", "key=k"] {
         let mut path = format!("/messages?{search}");
         let mut seen = 0;
@@ -157,6 +198,9 @@ async fn hostile_content_is_text() {
     let pushed: i64 = db.query_one(enqueue, &[&long, &hostile]).await.unwrap().get(0);
     db.execute("select outbox.cursor_record_error('c', $1)", &[&&long[..2000]]).await.unwrap();
     db.execute("select outbox.claim('work', left($1, 100))", &[&hostile]).await.unwrap();
+    db.execute("select outbox.saga_save('s', left($1, 100), '{}', 0, 'failed', failure_reason => $1)", &[&hostile])
+        .await
+        .unwrap();
     db.execute("select outbox.disable_endpoint('hooks', left($1, 200))", &[&hostile]).await.unwrap();
     wait_until("it is delivered", PATIENCE, async || !receiver.arrivals().is_empty()).await;
     let address = dashboard("acts", "hostile").await;

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::browser::encoded;
+use crate::browser::{Browser, encoded};
 use crate::{METRICS_TOKEN, PATIENCE, dashboard, database, dead_letters, endpoint};
 
 fn root() -> PathBuf {
@@ -135,7 +135,16 @@ async fn every_query_of_the_board_and_of_the_rules_finds_what_it_asks_for() {
     let more = "select outbox.append('order-1', 'order.placed', '{}'); select outbox.cursor_advance('totals', 1);
         select outbox.relay_heartbeat('kafka', 'relay kafka', 'kafka', 'a', 'running', 0, '1 h')";
     db.batch_execute(more).await.unwrap();
-    let prometheus = Prometheus::start(dashboard("counts", "prometheus").await);
+    let address = dashboard("counts", "prometheus").await;
+    let mut browser = Browser::new(address);
+    browser.headers = vec![("Authorization".to_owned(), format!("Bearer {METRICS_TOKEN}"))];
+    let text = browser.get("/metrics").await.body;
+    let named = |word: &str| -> BTreeSet<String> {
+        text.lines().filter_map(|line| line.strip_prefix(word)?.split(' ').next()).map(ToOwned::to_owned).collect()
+    };
+    assert_eq!(named("# TYPE "), named("# HELP "), "every metric is in the list");
+    assert!(text.contains("outbox_serve_query_seconds_count{step=\"read\"} "), "{text}");
+    let prometheus = Prometheus::start(address);
     wait_until("Prometheus is ready", PATIENCE, async || prometheus.is_ready().await).await;
     for (title, expr) in board() {
         wait_until(&format!("{title}: {expr}"), 2 * PATIENCE, async || {

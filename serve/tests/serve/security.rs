@@ -7,16 +7,20 @@ use pg_outbox_serve::Options;
 use crate::browser::Browser;
 use crate::{METRICS_TOKEN, TOKEN, dashboard, database, dsn, options, postgres, start};
 
-const PATHS: [&str; 10] = [
+const PATHS: [&str; 14] = [
     "/",
     "/subscriptions",
     "/endpoints",
     "/dead-letters",
     "/messages",
     "/message?id=1",
+    "/tail",
     "/workers",
+    "/replay?id=1",
+    "/sagas",
     "/streams",
     "/storage",
+    "/databases",
     "/nothing",
 ];
 
@@ -241,4 +245,166 @@ async fn a_slow_or_endless_request_stops_no_other() {
     let _ = stream.read_to_end(&mut answer).await;
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431"), "{}", String::from_utf8_lossy(&answer));
     drop(open);
+}
+
+/// Input that comes back is text everywhere, and never a header or another address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn input_comes_back_as_text() {
+    let db = database("typed").await;
+    db.batch_execute("select outbox.subscribe('s', array['a'])").await.unwrap();
+    let address = dashboard("acts", "typed").await;
+    let mut ann = Browser::logged_in(address, TOKEN, "<b>Ann</b>\"'").await;
+    let hostile = "\"'><script>alert(1)</script>\r\nSet-Cookie: planted=1\r\n\r\n<img src=x>";
+    let names = [
+        "id",
+        "name",
+        "key",
+        "topic",
+        "tenant",
+        "state",
+        "aggregate_type",
+        "aggregate_id",
+        "from",
+        "to",
+        "before",
+        "after",
+        "type",
+        "status",
+        "after_type",
+        "category",
+        "subscription",
+        "subscription_id",
+        "reason",
+        "cause",
+        "content",
+    ];
+    let harmless = |what: &str, answer: &crate::browser::Answer| {
+        let code = answer.body.replace("<script src=\"/script.js\" defer>", "");
+        assert!(!code.contains("<script") && !code.contains("<img") && !code.contains("<b>"), "{what}: {code}");
+        let cookies: Vec<_> = answer.headers.iter().filter(|(_, value)| value.contains("planted")).collect();
+        assert!(cookies.is_empty(), "{what}: {cookies:?}");
+        let to = answer.header("location");
+        assert!(to.is_empty() || (to.starts_with('/') && !to.starts_with("//")), "{what}: {to}");
+    };
+    for path in PATHS {
+        let path = path.split('?').next().unwrap();
+        for name in names {
+            let answer = ann.get(&format!("{path}?{name}={}", crate::browser::encoded(hostile))).await;
+            harmless(&format!("{path} {name}"), &answer);
+            assert!(answer.status < 500, "{path} {name}: {}", answer.status);
+        }
+    }
+    let form_token = ann.get("/").await.form("/logout", &[]).unwrap()["form_token"].clone();
+    for action in [
+        "pause",
+        "disable",
+        "rotate",
+        "test",
+        "requeue",
+        "requeue-all",
+        "resend",
+        "cancel",
+        "erase",
+        "replay",
+        "reset-cursor",
+        hostile,
+    ] {
+        for confirmed in ["", "yes"] {
+            let mut fields: Vec<(&str, &str)> = [
+                "name",
+                "dead_letter_id",
+                "message_id",
+                "subscription",
+                "subscription_id",
+                "reason",
+                "cause",
+                "because",
+                "replay_id",
+                "consumer",
+                "stream",
+                "subject",
+                "position",
+                "from_position",
+                "upto",
+                "after",
+                "done",
+                "total",
+            ]
+            .iter()
+            .map(|name| (*name, hostile))
+            .collect();
+            fields.extend([("form_token", form_token.as_str()), ("confirmed", confirmed)]);
+            let answer = ann.post(&format!("/do/{}", crate::browser::encoded(action)), &fields).await;
+            harmless(action, &answer);
+            assert!(answer.status < 500, "{action}: {} {}", answer.status, answer.body);
+        }
+    }
+    for path in [
+        "//evil.example/",
+        "/%2f%2fevil.example",
+        "/\\evil.example",
+        "/../../etc/passwd",
+        "/style.css/..",
+        "/db/x/",
+        "/%00",
+    ] {
+        let answer = ann.get(path).await;
+        harmless(path, &answer);
+        assert!([400, 404].contains(&answer.status), "{path}: {}", answer.status);
+    }
+    assert_eq!(text_of(&db).await, "false");
+}
+
+/// A request of another form than that of a browser's form does nothing, and takes no more than it may.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn odd_requests_do_nothing() {
+    let db = database("odd").await;
+    db.batch_execute("select outbox.subscribe('s', array['a'])").await.unwrap();
+    let address = dashboard("acts", "odd").await;
+    let mut ann = Browser::logged_in(address, TOKEN, "").await;
+    let token = ann.get("/").await.form("/logout", &[]).unwrap()["form_token"].clone();
+    let body = format!("form_token={token}&name=s");
+    for method in ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "HEAD", "FOO"] {
+        let answer = ann.send(method, "/do/pause", Some(&body)).await;
+        assert!(answer.status >= 400, "{method}: {}", answer.status);
+    }
+    // Fields of the query are no fields of the form.
+    assert_eq!(ann.send("POST", &format!("/do/pause?{body}"), Some("")).await.status, 403);
+    ann.headers = vec![("X-HTTP-Method-Override".to_owned(), "POST".to_owned())];
+    assert_eq!(ann.get(&format!("/do/pause?{body}")).await.status, 405);
+    ann.headers.clear();
+    let many: String = (0..3000).map(|n| format!("f{n}=1&")).collect();
+    assert_eq!(ann.send("POST", "/do/pause", Some(&format!("{many}{body}"))).await.status, 413);
+    let many: String = (0..1500).map(|n| format!("f{n}=1&")).collect();
+    assert!(ann.send("POST", "/do/requeue", Some(&format!("{many}form_token={token}"))).await.status >= 400);
+    assert!(ann.get(&format!("/messages?key={}", "x".repeat(40_000))).await.status >= 400);
+    for broken in ["name=%ff&form_token=", "%", "=", "&&&&", "form_token[]=1", "form_token=1&form_token=2"] {
+        let answer = ann.send("POST", "/do/pause", Some(broken)).await;
+        assert!([400, 403, 422].contains(&answer.status), "{broken}: {}", answer.status);
+    }
+    assert_eq!(text_of(&db).await, "false");
+    // The last token counts, and it is that of the person.
+    assert_eq!(ann.send("POST", "/do/pause", Some(&format!("form_token=1&{body}"))).await.status, 303);
+    assert_eq!(text_of(&db).await, "true");
+}
+
+/// The test of an endpoint reaches no address that deliveries may not reach.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_test_message_obeys_the_egress_policy() {
+    use outbox_harness::{Receiver, Server, wait_until};
+    let mut server = Server::start(&[("pg_outbox.poll_interval", "1s")]).await.unwrap();
+    let db = server.database("inside").await.unwrap();
+    let receiver = Receiver::start().unwrap();
+    crate::endpoint(&db, "hooks", &receiver).await;
+    // The endpoint was allowed when it was created, and is not any more.
+    server.set("pg_outbox.egress_allow", "192.0.2.0/24");
+    server.restart(outbox_harness::Stop::Fast).await.unwrap();
+    let mut ann = Browser::logged_in(start(&server.dsn("inside"), options()).await, TOKEN, "").await;
+    wait_until("the page is there", crate::PATIENCE, async || ann.get("/endpoint?name=hooks").await.status == 200)
+        .await;
+    let page = ann.get("/endpoint?name=hooks").await;
+    let asked = ann.submit(&page, "/do/test", &[], &[]).await;
+    let tested = ann.submit(&asked, "/do/test", &[("confirmed", "yes")], &[]).await;
+    assert!(tested.status == 200 && tested.body.contains("failed"), "{}", tested.body);
+    assert!(receiver.arrivals().is_empty(), "nothing is sent to a private address");
 }

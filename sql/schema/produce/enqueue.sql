@@ -115,7 +115,8 @@ $$;
 comment on function outbox.set_context is
     'Sets tenant, publisher and metadata for the messages that this transaction enqueues after the call; it replaces an '
     'earlier context. Arguments of enqueue() take precedence. correlation_id, causation_id, user_id, traceparent and '
-    'tracestate become keys of the metadata. Errors: 22023 metadata is not a JSON object';
+    'tracestate become keys of the metadata. Actions of operators in the transaction are recorded in outbox.audit with user_id '
+    'as the person. Errors: 22023 metadata is not a JSON object';
 
 -- API: public
 create function outbox.webhook_id(message_id bigint, enqueued_at timestamptz) returns text
@@ -130,5 +131,6 @@ insert into outbox._capability values
     ('publish', 'function outbox.enqueue_bytes'),
     ('publish', 'function outbox.enqueue_many'),
     ('publish', 'function outbox.set_context'),
+    ('admin', 'function outbox.set_context'),
     ('monitor', 'function outbox.webhook_id'),
     ('consume', 'function outbox.webhook_id');

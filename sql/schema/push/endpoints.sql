@@ -246,13 +246,14 @@ begin
         disabled_at = clock_timestamp(), updated_at = clock_timestamp()
     where p.id = known
     returning * into e;
+    perform outbox_internal.audit('disable_endpoint', format('endpoint %s', name), reason, jsonb_build_object('mode', mode));
     return outbox_internal.endpoint_changed(e, 'disabled');
 end
 $$;
 comment on function outbox.disable_endpoint is
     'Stops sending to an endpoint until enable_endpoint(). mode: hold (the default) keeps deliveries waiting, skip records '
-    'them as skipped. Returns the id of a control message. Errors: OB001 no such endpoint, 22023 unknown mode, 54000 the '
-    'reason is too large';
+    'them as skipped. Recorded in outbox.audit. Returns the id of a control message. Errors: OB001 no such endpoint, 22023 '
+    'unknown mode, 54000 the reason is too large';
 
 -- API: public
 create function outbox.enable_endpoint(name text) returns bigint
@@ -276,12 +277,14 @@ begin
     where s.endpoint_id = known and d.subscription_id = s.id and not d.pull and not d.blocked and d.state = 'failed'
         and d.due_at > clock_timestamp();
     perform outbox_internal.deliveries_changed();
+    perform outbox_internal.audit('enable_endpoint', format('endpoint %s', name), null);
     return outbox_internal.endpoint_changed(e, 'enabled');
 end
 $$;
 comment on function outbox.enable_endpoint is
     'Resumes sending to an endpoint. Failed deliveries are due at once. The circuit breaker closes, a pause ends, and the '
-    'count of failures is reset. Returns the id of a control message. Errors: OB001 no such endpoint';
+    'count of failures is reset. Recorded in outbox.audit. Returns the id of a control message. Errors: OB001 no such '
+    'endpoint';
 
 -- API: public
 create view outbox.endpoint_status as

@@ -34,12 +34,13 @@ begin
     values (-1, outbox_internal.endpoint_id(endpoint), 0, 0, payload)
     returning id into new_id;
     perform outbox_internal.deliveries_changed();
+    perform outbox_internal.audit('send_test', format('endpoint %s', endpoint), null);
     return new_id;
 end
 $$;
 comment on function outbox.send_test is
-    'Sends a test message (topic outbox.test, signed like any other) to an endpoint, once the transaction commits. Returns '
-    'the id for manual_result(). Errors: OB001 no such endpoint, 22004 payload is null';
+    'Sends a test message (topic outbox.test, signed like any other) to an endpoint, once the transaction commits. Recorded '
+    'in outbox.audit. Returns the id for manual_result(). Errors: OB001 no such endpoint, 22004 payload is null';
 
 -- API: public
 create function outbox.resend(message_id bigint, subscription text) returns bigint
@@ -83,14 +84,17 @@ begin
     values (-2, target.endpoint_id, known, resend.message_id, own.segment, place, made_payload)
     returning id into new_id;
     perform outbox_internal.deliveries_changed();
+    perform outbox_internal.audit('resend', format('message %s', message_id), null,
+        jsonb_build_object('subscription', subscription));
     return new_id;
 end
 $$;
 comment on function outbox.resend is
     'Sends a message once more to a pushed subscription, whatever the state of its delivery: one attempt outside the '
-    'budget, with the same webhook id. The subscription''s transform, if it has one, is called again. Returns the id for '
-    'manual_result(). Errors: OB001 no such subscription, or the message is not stored or not in the feed yet; OB004 the '
-    'subscription is pulled by workers, the message was erased, or the transform makes no payload of it';
+    'budget, with the same webhook id. The subscription''s transform, if it has one, is called again. Recorded in '
+    'outbox.audit. Returns the id for manual_result(). Errors: OB001 no such subscription, or the message is not stored or '
+    'not in the feed yet; OB004 the subscription is pulled by workers, the message was erased, or the transform makes no '
+    'payload of it';
 
 -- API: public
 create function outbox.manual_result(manual_send_id bigint)

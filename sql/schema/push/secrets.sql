@@ -44,13 +44,14 @@ begin
         )
     );
     message_id := outbox_internal.endpoint_changed(e, 'secret rotated');
+    perform outbox_internal.audit('rotate_secret', format('endpoint %s', name), null, jsonb_build_object('overlap', overlap));
     return next;
 end
 $$;
 comment on function outbox.rotate_secret is
     'Gives an endpoint a new secret, and returns it with the id of a control message; it is shown nowhere else. secret: '
-    'null makes a new one. The old secret signs too until overlap has passed (default 24 h, 0 to 30 days). Errors: OB001 '
-    'no such endpoint, 22023 secret or overlap is invalid';
+    'null makes a new one. The old secret signs too until overlap has passed (default 24 h, 0 to 30 days). Recorded in '
+    'outbox.audit, without the secret. Errors: OB001 no such endpoint, 22023 secret or overlap is invalid';
 
 -- API: public
 create function outbox.public_keys(endpoint text)

@@ -58,6 +58,8 @@ begin
     values (known, low, high, filter, coalesce(new_ids, false), rate, low - 1)
     returning id into new_id;
     perform outbox_internal.deliveries_changed();
+    perform outbox_internal.audit('replay', format('replay %s', new_id), null, jsonb_build_object('subscription', subscription,
+        'from_position', low, 'to_position', high, 'rate', rate));
     return new_id;
 end
 $$;
@@ -67,8 +69,8 @@ comment on function outbox.replay is
     'tail(); to_position: default head(). from_time and to_time (exclusive) are used where a position is null, and refer '
     'to the time when a message got its position. filter: narrows the messages further. new_ids (default false): webhook '
     'ids get the suffix _r and the id of the replay. rate (default 200; 1 to 10000): messages per second at most, in '
-    'addition to live traffic. The view outbox.replay_status shows the progress. Errors: OB001 no such subscription, OB009 a '
-    'position is no longer stored or does not exist yet, 22023 rate or filter is invalid';
+    'addition to live traffic. The view outbox.replay_status shows the progress. Recorded in outbox.audit. Errors: OB001 no '
+    'such subscription, OB009 a position is no longer stored or does not exist yet, 22023 rate or filter is invalid';
 
 -- API: private
 -- Begins a step of a replay: locks the replay, and ends it if its subscription has ended or all its rows are delivered.
@@ -307,6 +309,7 @@ begin
         raise exception 'replay % does not exist', replay_id
             using errcode = 'OB001', hint = 'The view outbox.replay_status lists them.';
     end if;
+    perform outbox_internal.audit('cancel_replay', format('replay %s', replay_id), null);
     return outbox_internal.drop_deliveries(array(
         select d.id from outbox.delivery d where d.run = replay_id and d.run > 0 and d.state <> 'processing' for update
     ), 'cancelled');
@@ -314,7 +317,7 @@ end
 $$;
 comment on function outbox.cancel_replay is
     'Cancels a replay, and returns the number of waiting deliveries that were cancelled. Deliveries that are leased or in '
-    'flight end by themselves. Errors: OB001 no such replay, OB004 it has ended';
+    'flight end by themselves. Recorded in outbox.audit. Errors: OB001 no such replay, OB004 it has ended';
 
 -- API: public
 create view outbox.replay_status as

@@ -606,6 +606,8 @@ declare
 begin
     update outbox.subscription s set paused = set_paused.paused where s.id = known.id;
     perform outbox_internal.deliveries_changed();
+    perform outbox_internal.audit(case when paused then 'pause_subscription' else 'resume_subscription' end,
+        format('subscription %s', name), null);
     return outbox_internal.enqueue_own('outbox.control',
         jsonb_build_object('subscription', known.id, 'name', name, 'paused', paused));
 end
@@ -618,7 +620,7 @@ set search_path = pg_catalog, pg_temp
 return outbox_internal.set_paused(name, true);
 comment on function outbox.pause_subscription is
     'Pauses a subscription until resume(): messages are still routed to it and retained, but nothing is sent or can be '
-    'claimed. Returns the id of a control message. Errors: OB001 no such subscription';
+    'claimed. Recorded in outbox.audit. Returns the id of a control message. Errors: OB001 no such subscription';
 
 -- API: public
 create function outbox.resume_subscription(name text) returns bigint
@@ -626,8 +628,8 @@ language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 return outbox_internal.set_paused(name, false);
 comment on function outbox.resume_subscription is
-    'Resumes a paused subscription where it stopped. Returns the id of a control message. Errors: OB001 no such '
-    'subscription';
+    'Resumes a paused subscription where it stopped. Recorded in outbox.audit. Returns the id of a control message. Errors: '
+    'OB001 no such subscription';
 
 insert into outbox._capability values
     ('admin', 'function outbox.subscribe'),

@@ -51,14 +51,21 @@ $$;
 
 -- API: private
 -- Records an action. Raises 54000 if the reason is too large. Functions that store a reason elsewhere record it here too, in
--- the same transaction, so this is the place of the bound.
+-- the same transaction, so this is the place of the bound. Where a function has no argument for the actor, the person is the
+-- user_id of set_context(), if the transaction has one.
 create function outbox_internal.audit(action text, object text, reason text, detail jsonb default null) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    person constant text := left(nullif(current_setting('pg_outbox.context', true), '')::jsonb #>> '{metadata,user_id}', 255);
 begin
     perform outbox_internal.check_note(reason);
-    insert into outbox.audit (action, object, reason, detail) values (action, object, reason, detail);
+    insert into outbox.audit (action, object, reason, detail)
+    values (action, object, reason, case
+        when person is null or detail ? 'actor' then detail
+        else coalesce(detail, '{}') || jsonb_build_object('actor', person)
+    end);
 end
 $$;
 

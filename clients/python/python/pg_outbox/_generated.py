@@ -932,7 +932,8 @@ class AdminMethods:
 
     def cancel_replay(self, replay_id: int) -> int:
         """Cancels a replay, and returns the number of waiting deliveries that were cancelled. Deliveries that
-        are leased or in flight end by themselves. Errors: OB001 no such replay, OB004 it has ended.
+        are leased or in flight end by themselves. Recorded in outbox.audit. Errors: OB001 no such replay, OB004
+        it has ended.
         """
         return self._run(Call("cancel_replay", {"replay_id": replay_id}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1195,8 +1196,8 @@ class AdminMethods:
 
     def disable_endpoint(self, name: str, *, reason: str | None = None, mode: Literal["hold", "skip"] | None = None) -> int:
         """Stops sending to an endpoint until enable_endpoint(). mode: hold (the default) keeps deliveries
-        waiting, skip records them as skipped. Returns the id of a control message. Errors: OB001 no such
-        endpoint, 22023 unknown mode, 54000 the reason is too large.
+        waiting, skip records them as skipped. Recorded in outbox.audit. Returns the id of a control message.
+        Errors: OB001 no such endpoint, 22023 unknown mode, 54000 the reason is too large.
         """
         return self._run(Call("disable_endpoint", {"name": name, "reason": reason, "mode": mode}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1228,8 +1229,8 @@ class AdminMethods:
 
     def enable_endpoint(self, name: str) -> int:
         """Resumes sending to an endpoint. Failed deliveries are due at once. The circuit breaker closes, a
-        pause ends, and the count of failures is reset. Returns the id of a control message. Errors: OB001 no
-        such endpoint.
+        pause ends, and the count of failures is reset. Recorded in outbox.audit. Returns the id of a control
+        message. Errors: OB001 no such endpoint.
         """
         return self._run(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1452,7 +1453,8 @@ class AdminMethods:
 
     def pause_subscription(self, name: str) -> int:
         """Pauses a subscription until resume(): messages are still routed to it and retained, but nothing is
-        sent or can be claimed. Returns the id of a control message. Errors: OB001 no such subscription.
+        sent or can be claimed. Recorded in outbox.audit. Returns the id of a control message. Errors: OB001 no
+        such subscription.
         """
         return self._run(Call("pause_subscription", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1554,8 +1556,9 @@ class AdminMethods:
         are used where a position is null, and refer to the time when a message got its position. filter:
         narrows the messages further. new_ids (default false): webhook ids get the suffix _r and the id of the
         replay. rate (default 200; 1 to 10000): messages per second at most, in addition to live traffic. The
-        view outbox.replay_status shows the progress. Errors: OB001 no such subscription, OB009 a position is no
-        longer stored or does not exist yet, 22023 rate or filter is invalid.
+        view outbox.replay_status shows the progress. Recorded in outbox.audit. Errors: OB001 no such
+        subscription, OB009 a position is no longer stored or does not exist yet, 22023 rate or filter is
+        invalid.
         """
         return self._run(Call("replay", {"subscription": subscription, "from_position": from_position, "to_position": to_position, "filter": filter, "new_ids": new_ids, "rate": rate, "from_time": from_time, "to_time": to_time}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1593,9 +1596,9 @@ class AdminMethods:
     def resend(self, message_id: int, subscription: str) -> int:
         """Sends a message once more to a pushed subscription, whatever the state of its delivery: one attempt
         outside the budget, with the same webhook id. The subscription's transform, if it has one, is called
-        again. Returns the id for manual_result(). Errors: OB001 no such subscription, or the message is not
-        stored or not in the feed yet; OB004 the subscription is pulled by workers, the message was erased, or
-        the transform makes no payload of it.
+        again. Recorded in outbox.audit. Returns the id for manual_result(). Errors: OB001 no such subscription,
+        or the message is not stored or not in the feed yet; OB004 the subscription is pulled by workers, the
+        message was erased, or the transform makes no payload of it.
         """
         return self._run(Call("resend", {"message_id": message_id, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1613,8 +1616,8 @@ class AdminMethods:
         self._run(Call("resume_projection", {"name": name, "version": version}, Shape("void", None, {})))
 
     def resume_subscription(self, name: str) -> int:
-        """Resumes a paused subscription where it stopped. Returns the id of a control message. Errors: OB001 no
-        such subscription.
+        """Resumes a paused subscription where it stopped. Recorded in outbox.audit. Returns the id of a control
+        message. Errors: OB001 no such subscription.
         """
         return self._run(Call("resume_subscription", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -1660,7 +1663,8 @@ class AdminMethods:
     def rotate_secret(self, name: str, *, secret: str | None = None, overlap: timedelta | None = None) -> RotateSecretRow:
         """Gives an endpoint a new secret, and returns it with the id of a control message; it is shown nowhere
         else. secret: null makes a new one. The old secret signs too until overlap has passed (default 24 h, 0
-        to 30 days). Errors: OB001 no such endpoint, 22023 secret or overlap is invalid.
+        to 30 days). Recorded in outbox.audit, without the secret. Errors: OB001 no such endpoint, 22023 secret
+        or overlap is invalid.
         """
         return self._run(Call("rotate_secret", {"name": name, "secret": secret, "overlap": overlap}, Shape("row", RotateSecretRow, {})))  # type: ignore[no-any-return]
 
@@ -1735,7 +1739,8 @@ class AdminMethods:
 
     def send_test(self, endpoint: str, *, payload: Any | None = None) -> int:
         """Sends a test message (topic outbox.test, signed like any other) to an endpoint, once the transaction
-        commits. Returns the id for manual_result(). Errors: OB001 no such endpoint, 22004 payload is null.
+        commits. Recorded in outbox.audit. Returns the id for manual_result(). Errors: OB001 no such endpoint,
+        22004 payload is null.
         """
         return self._run(Call("send_test", {"endpoint": endpoint, "payload": payload}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -2070,7 +2075,8 @@ class AsyncAdminMethods:
 
     async def cancel_replay(self, replay_id: int) -> int:
         """Cancels a replay, and returns the number of waiting deliveries that were cancelled. Deliveries that
-        are leased or in flight end by themselves. Errors: OB001 no such replay, OB004 it has ended.
+        are leased or in flight end by themselves. Recorded in outbox.audit. Errors: OB001 no such replay, OB004
+        it has ended.
         """
         return await self._arun(Call("cancel_replay", {"replay_id": replay_id}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -2333,8 +2339,8 @@ class AsyncAdminMethods:
 
     async def disable_endpoint(self, name: str, *, reason: str | None = None, mode: Literal["hold", "skip"] | None = None) -> int:
         """Stops sending to an endpoint until enable_endpoint(). mode: hold (the default) keeps deliveries
-        waiting, skip records them as skipped. Returns the id of a control message. Errors: OB001 no such
-        endpoint, 22023 unknown mode, 54000 the reason is too large.
+        waiting, skip records them as skipped. Recorded in outbox.audit. Returns the id of a control message.
+        Errors: OB001 no such endpoint, 22023 unknown mode, 54000 the reason is too large.
         """
         return await self._arun(Call("disable_endpoint", {"name": name, "reason": reason, "mode": mode}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -2366,8 +2372,8 @@ class AsyncAdminMethods:
 
     async def enable_endpoint(self, name: str) -> int:
         """Resumes sending to an endpoint. Failed deliveries are due at once. The circuit breaker closes, a
-        pause ends, and the count of failures is reset. Returns the id of a control message. Errors: OB001 no
-        such endpoint.
+        pause ends, and the count of failures is reset. Recorded in outbox.audit. Returns the id of a control
+        message. Errors: OB001 no such endpoint.
         """
         return await self._arun(Call("enable_endpoint", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -2590,7 +2596,8 @@ class AsyncAdminMethods:
 
     async def pause_subscription(self, name: str) -> int:
         """Pauses a subscription until resume(): messages are still routed to it and retained, but nothing is
-        sent or can be claimed. Returns the id of a control message. Errors: OB001 no such subscription.
+        sent or can be claimed. Recorded in outbox.audit. Returns the id of a control message. Errors: OB001 no
+        such subscription.
         """
         return await self._arun(Call("pause_subscription", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -2692,8 +2699,9 @@ class AsyncAdminMethods:
         are used where a position is null, and refer to the time when a message got its position. filter:
         narrows the messages further. new_ids (default false): webhook ids get the suffix _r and the id of the
         replay. rate (default 200; 1 to 10000): messages per second at most, in addition to live traffic. The
-        view outbox.replay_status shows the progress. Errors: OB001 no such subscription, OB009 a position is no
-        longer stored or does not exist yet, 22023 rate or filter is invalid.
+        view outbox.replay_status shows the progress. Recorded in outbox.audit. Errors: OB001 no such
+        subscription, OB009 a position is no longer stored or does not exist yet, 22023 rate or filter is
+        invalid.
         """
         return await self._arun(Call("replay", {"subscription": subscription, "from_position": from_position, "to_position": to_position, "filter": filter, "new_ids": new_ids, "rate": rate, "from_time": from_time, "to_time": to_time}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -2731,9 +2739,9 @@ class AsyncAdminMethods:
     async def resend(self, message_id: int, subscription: str) -> int:
         """Sends a message once more to a pushed subscription, whatever the state of its delivery: one attempt
         outside the budget, with the same webhook id. The subscription's transform, if it has one, is called
-        again. Returns the id for manual_result(). Errors: OB001 no such subscription, or the message is not
-        stored or not in the feed yet; OB004 the subscription is pulled by workers, the message was erased, or
-        the transform makes no payload of it.
+        again. Recorded in outbox.audit. Returns the id for manual_result(). Errors: OB001 no such subscription,
+        or the message is not stored or not in the feed yet; OB004 the subscription is pulled by workers, the
+        message was erased, or the transform makes no payload of it.
         """
         return await self._arun(Call("resend", {"message_id": message_id, "subscription": subscription}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -2751,8 +2759,8 @@ class AsyncAdminMethods:
         await self._arun(Call("resume_projection", {"name": name, "version": version}, Shape("void", None, {})))
 
     async def resume_subscription(self, name: str) -> int:
-        """Resumes a paused subscription where it stopped. Returns the id of a control message. Errors: OB001 no
-        such subscription.
+        """Resumes a paused subscription where it stopped. Recorded in outbox.audit. Returns the id of a control
+        message. Errors: OB001 no such subscription.
         """
         return await self._arun(Call("resume_subscription", {"name": name}, Shape("value", None, {})))  # type: ignore[no-any-return]
 
@@ -2798,7 +2806,8 @@ class AsyncAdminMethods:
     async def rotate_secret(self, name: str, *, secret: str | None = None, overlap: timedelta | None = None) -> RotateSecretRow:
         """Gives an endpoint a new secret, and returns it with the id of a control message; it is shown nowhere
         else. secret: null makes a new one. The old secret signs too until overlap has passed (default 24 h, 0
-        to 30 days). Errors: OB001 no such endpoint, 22023 secret or overlap is invalid.
+        to 30 days). Recorded in outbox.audit, without the secret. Errors: OB001 no such endpoint, 22023 secret
+        or overlap is invalid.
         """
         return await self._arun(Call("rotate_secret", {"name": name, "secret": secret, "overlap": overlap}, Shape("row", RotateSecretRow, {})))  # type: ignore[no-any-return]
 
@@ -2873,7 +2882,8 @@ class AsyncAdminMethods:
 
     async def send_test(self, endpoint: str, *, payload: Any | None = None) -> int:
         """Sends a test message (topic outbox.test, signed like any other) to an endpoint, once the transaction
-        commits. Returns the id for manual_result(). Errors: OB001 no such endpoint, 22004 payload is null.
+        commits. Recorded in outbox.audit. Returns the id for manual_result(). Errors: OB001 no such endpoint,
+        22004 payload is null.
         """
         return await self._arun(Call("send_test", {"endpoint": endpoint, "payload": payload}, Shape("value", None, {})))  # type: ignore[no-any-return]
 

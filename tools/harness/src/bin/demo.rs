@@ -2,19 +2,23 @@
 //! receiver.
 //!
 //! The demo starts a real server, a receiver that checks signatures with the `standardwebhooks` crate, and an endpoint
-//! that fails at first. The exit code says whether the numbers are right.
+//! that fails at first. The exit code says whether the numbers are right. With KEEP set, the server stays until Ctrl-C, with
+//! an order per second and a dashboard.
 
 use std::collections::HashMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Arrival, Receiver, Reply, Server, wait_until};
 
 const ORDERS: i32 = 30;
 const BURST: i32 = 2000;
+
+/// The address of the dashboard, unless its port is taken.
+const DASHBOARD: &str = "127.0.0.1:8484";
 
 /// The observations of the receiver.
 #[derive(Default)]
@@ -79,7 +83,42 @@ async fn main() -> Result<()> {
         if good { "It adds up," } else { "IT DOES NOT ADD UP," },
         started.elapsed().as_secs_f64()
     );
-    if good { Ok(()) } else { bail!("the sums are wrong") }
+    if !good {
+        bail!("the sums are wrong");
+    }
+    if std::env::var_os("KEEP").is_some_and(|keep| !keep.is_empty()) {
+        return keep(&server, &db).await;
+    }
+    println!("  In a browser: make demo KEEP=1 keeps the server, with its dashboard at http://{DASHBOARD}/");
+    Ok(())
+}
+
+/// Serves the dashboard and writes an order per second, until Ctrl-C.
+async fn keep(server: &Server, db: &Client) -> Result<()> {
+    let free = std::net::TcpListener::bind(DASHBOARD).is_ok();
+    let program = std::env::current_exe()?.with_file_name("outbox");
+    println!();
+    let mut dashboard = tokio::process::Command::new(&program)
+        .args(["serve", "--listen", if free { DASHBOARD } else { "127.0.0.1:0" }])
+        .env("DATABASE_URL", server.dsn("shop"))
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("{} is missing: make demo KEEP=1 builds it", program.display()))?;
+    say("", "an order is written every second; Ctrl-C ends it all");
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    for n in 10_000.. {
+        tokio::select! {
+            _ = tick.tick() => {}
+            interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
+            ended = dashboard.wait() => bail!("the dashboard has ended: {}", ended?),
+        }
+        let topic = if n % 10 == 0 { "order.vip" } else { "order.created" };
+        db.batch_execute("begin").await?;
+        db.execute("insert into orders values ($1, 'item', 1)", &[&n]).await?;
+        db.execute("select outbox.enqueue($1, jsonb_build_object('order', $2::int))", &[&topic, &n]).await?;
+        db.batch_execute("commit").await?;
+    }
+    Ok(())
 }
 
 /// Creates the business table, the endpoints and their subscriptions. Returns the signing secrets of the endpoints.
