@@ -58,6 +58,7 @@
 //! | [`project`] | [`ProjectionEngine`]: read models that follow the events |
 //! | [`saga`] | [`SagaManager`]: processes of several steps |
 //! | [`fault`] | [`Fault`]: the errors of this module, by their cause |
+//! | [`read_model`] | [`ReadModel`]: the rows of a table of the application |
 //! | `encrypt` | encryption of fields, with keys per event or per person (feature `events-encryption`) |
 
 pub mod aggregate;
@@ -70,6 +71,7 @@ pub mod fault;
 pub mod metadata;
 pub mod middleware;
 pub mod project;
+pub mod read_model;
 pub mod registry;
 mod retry;
 pub mod saga;
@@ -89,6 +91,7 @@ pub use self::fault::{Fault, VersionConflict};
 pub use self::metadata::Metadata;
 pub use self::middleware::Middleware;
 pub use self::project::{ProjectionEngine, ProjectionState, ProjectionStatus};
+pub use self::read_model::ReadModel;
 pub use self::registry::EventRegistry;
 pub use self::retry::Retry;
 pub use self::saga::{Actions, Saga, SagaManager};

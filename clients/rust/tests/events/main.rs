@@ -10,6 +10,7 @@ mod encryption;
 #[cfg(feature = "testing")]
 mod kit;
 mod projections;
+mod read_models;
 mod sagas;
 mod shop;
 #[cfg(feature = "testing")]
