@@ -60,6 +60,7 @@
 //! | [`fault`] | [`Fault`]: the errors of this module, by their cause |
 //! | [`read_model`] | [`ReadModel`]: the rows of a table of the application |
 //! | `encrypt` | encryption of fields, with keys per event or per person (feature `events-encryption`) |
+//! | `keys` | master keys of HashiCorp Vault and AWS KMS (features `events-vault` and `events-kms`) |
 
 pub mod aggregate;
 pub mod command;
@@ -68,6 +69,8 @@ mod connection;
 pub mod encrypt;
 pub mod event;
 pub mod fault;
+#[cfg(any(feature = "events-vault", feature = "events-kms"))]
+pub mod keys;
 pub mod metadata;
 pub mod middleware;
 pub mod project;

@@ -7,6 +7,8 @@ mod aggregates;
 mod commands;
 #[cfg(feature = "events-encryption")]
 mod encryption;
+#[cfg(all(feature = "events-vault", feature = "events-kms"))]
+mod keys;
 #[cfg(feature = "testing")]
 mod kit;
 mod projections;
