@@ -48,7 +48,7 @@
 //! | [`event`] | [`NewEvent`], [`RecordedEvent`], and how serde types become events |
 //! | [`metadata`] | [`Metadata`], and the metadata of the current task |
 //! | [`store`] | [`EventStore`]: append and load |
-//! | [`serialize`] | [`Serializer`]: data as bytes, for example MessagePack (feature `events-msgpack`) |
+//! | [`serialize`] | [`Serializer`]: data as bytes: MessagePack (feature `events-msgpack`), Protobuf (`events-protobuf`) |
 //! | [`registry`] | [`EventRegistry`]: the types of events that are known, and their Rust types |
 //! | [`upcast`] | [`Upcasters`]: old forms of events are made new when they are loaded |
 //! | [`aggregate`] | [`Aggregate`], [`Root`] and [`Repository`], with snapshots and retries |
