@@ -56,6 +56,7 @@
 //! | [`middleware`] | layers of tower around the handlers: validation, retries, idempotency and so on |
 //! | [`subscribe`] | [`Subscription`]: all events behind a position, and then those that are appended |
 //! | [`project`] | [`ProjectionEngine`]: read models that follow the events |
+//! | `progress` | bars on a terminal for rebuilds (feature `events-progress`) |
 //! | [`saga`] | [`SagaManager`]: processes of several steps |
 //! | [`fault`] | [`Fault`]: the errors of this module, by their cause |
 //! | [`read_model`] | [`ReadModel`]: the rows of a table of the application |
@@ -73,6 +74,8 @@ pub mod fault;
 pub mod keys;
 pub mod metadata;
 pub mod middleware;
+#[cfg(feature = "events-progress")]
+pub mod progress;
 pub mod project;
 pub mod read_model;
 pub mod registry;
