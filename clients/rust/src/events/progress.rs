@@ -52,3 +52,67 @@ impl ProgressBars {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use indicatif::ProgressDrawTarget;
+
+    use super::*;
+
+    #[test]
+    fn a_bar_follows_its_projection_and_is_hidden_where_there_is_no_terminal() {
+        let bars = ProgressBars::new();
+        let progress = |done| Progress { done, total: 10, rate: 5.0, remaining: None };
+        // A target that is not hidden, whose output nobody sees.
+        bars.all.set_draw_target(ProgressDrawTarget::term_like(Box::new(Screen)));
+        for done in [4, 10] {
+            bars.show("totals", progress(done));
+            bars.show("names", progress(3));
+        }
+        let known = bars.bars.lock().unwrap();
+        assert_eq!((known["totals"].position(), known["totals"].is_finished()), (10, true));
+        assert_eq!(
+            (known["names"].position(), known["names"].is_finished(), known["names"].message()),
+            (3, false, progress(3).to_string())
+        );
+        drop(known);
+        let hidden = ProgressBars::new();
+        hidden.all.set_draw_target(ProgressDrawTarget::hidden());
+        hidden.show("totals", progress(4));
+        assert!(hidden.bars.lock().unwrap().is_empty());
+    }
+
+    /// A terminal of 80 columns.
+    #[derive(Debug)]
+    struct Screen;
+
+    impl indicatif::TermLike for Screen {
+        fn width(&self) -> u16 {
+            80
+        }
+        fn move_cursor_up(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_down(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_right(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn move_cursor_left(&self, _: usize) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn write_line(&self, _: &str) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn write_str(&self, _: &str) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn clear_line(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn flush(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+}

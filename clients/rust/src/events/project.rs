@@ -780,3 +780,18 @@ fn of_driver(error: BoxError) -> Result<Error, BoxError> {
     };
     Err(error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_a_line() {
+        let line = |done, total, seconds| Progress::new(done, total, Duration::from_secs(seconds)).to_string();
+        assert_eq!(line(4500, 10_000, 3), "45 %, 4500 of 10000 positions, 1500/s, 4 s left");
+        assert_eq!(line(0, 10_000, 3), "0 %, 0 of 10000 positions, 0/s");
+        assert_eq!(line(12_000, 10_000, 5), "100 %, 10000 of 10000 positions, 2000/s");
+        // The selection may begin behind the end of the feed.
+        assert_eq!(line(-3, -3, 1), "100 %, 0 of 0 positions, 0/s");
+    }
+}

@@ -94,7 +94,7 @@ impl Memory {
     pub(super) fn write(&self, row: Row, replaces: bool) -> Result<bool> {
         let mut rows = self.rows();
         if let Some(fields) = self.fields
-            && let Some(name) = row.keys().find(|name| !fields.contains(&name.as_str()))
+            && let Some(name) = row.keys().find(|name| !fields.contains(&name.as_str()) && !self.key.contains(name))
         {
             return Err(unknown_column(name, fields));
         }
