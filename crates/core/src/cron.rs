@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, SecondsFormat, Timelike as _, Utc};
 use chrono_tz::Tz;
 use croner::parser::{CronParser, Seconds, Year};
 
@@ -61,7 +61,7 @@ impl Cron {
     /// Returns the first tick after a time.
     pub fn next(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let found = self.pattern.find_next_occurrence(&after.with_timezone(&self.zone), false).ok()?;
-        Some(found.with_timezone(&Utc))
+        whole(&found)
     }
 
     /// Returns the last tick that is not after a time and at most `catch_up` before it.
@@ -69,8 +69,14 @@ impl Cron {
         let span = chrono::Duration::from_std(catch_up).ok();
         let earliest = span.and_then(|span| now.checked_sub_signed(span)).unwrap_or(DateTime::<Utc>::MIN_UTC);
         let found = self.pattern.find_previous_occurrence(&now.with_timezone(&self.zone), true).ok()?;
-        Some(found.with_timezone(&Utc)).filter(|tick| *tick >= earliest)
+        whole(&found).filter(|tick| *tick >= earliest)
     }
+}
+
+/// Returns a tick in UTC. The parser leaves the fraction of the second of the time at which the search began, which differs between
+/// processes.
+fn whole(tick: &DateTime<Tz>) -> Option<DateTime<Utc>> {
+    tick.with_timezone(&Utc).with_nanosecond(0)
 }
 
 /// Returns the idempotency key of a tick of the periodic message `name`.
@@ -113,6 +119,16 @@ mod tests {
             ["2026-11-27T09:40:00Z", "2026-11-30T09:00:00Z", "2026-11-30T09:20:00Z"]
         );
         assert_eq!(ticks("@hourly", None, "2026-11-27T23:30:00Z")[0], "2026-11-28T00:00:00Z");
+    }
+
+    #[test]
+    fn a_tick_is_a_whole_second_whenever_it_was_asked_for() {
+        let cron = Cron::parse("0 3 * * *", Some("Europe/Berlin")).unwrap();
+        for now in ["2026-11-29T01:59:59.990Z", "2026-11-28T12:00:00.123456789Z", "2026-11-29T01:00:00Z"] {
+            assert_eq!(cron.next(at(now)), Some(at("2026-11-29T02:00:00Z")), "{now}");
+        }
+        assert_eq!(cron.next(at("2026-11-29T02:00:00.5Z")), Some(at("2026-11-30T02:00:00Z")));
+        assert_eq!(cron.missed(at("2026-11-29T02:00:00.5Z"), CATCH_UP), Some(at("2026-11-29T02:00:00Z")));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Periodic messages: each tick of a cron expression enqueues one message.
 //!
 //! Every process of the application enqueues the message of a tick, with the same idempotency key, so the message exists
-//! once. A tick that was missed is made up for, for ten minutes, which bridges a deployment. A tick whose message cannot be
-//! enqueued is logged and counted, and ends nothing, because the next tick may succeed.
+//! once. A tick that was missed is made up for, for ten minutes, which bridges a deployment. Older ones are passed over, also after
+//! a sleep of the machine. A tick whose message cannot be enqueued is logged and counted, and ends nothing, because the next tick may
+//! succeed.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,6 +20,39 @@ use crate::error::{Error, Result};
 use crate::message::{Message, NewMessage};
 use crate::outbox::{Backoff, Outbox, passes};
 use crate::worker::{Report, panic_text};
+
+/// The ticks of an expression, each at its time.
+struct Ticks<'c, N> {
+    name: &'c str,
+    cron: &'c Cron,
+    now: N,
+    last: Option<DateTime<Utc>>,
+}
+
+impl<N: Fn() -> DateTime<Utc>> Ticks<'_, N> {
+    /// Waits for the next tick, which may be one that was just missed. `None`: the expression has no further one.
+    async fn next(&mut self) -> Option<DateTime<Utc>> {
+        let now = (self.now)();
+        let mut due = match self.last {
+            None => self.cron.missed(now, CATCH_UP).or_else(|| self.cron.next(now)),
+            Some(last) => self.cron.next(last.max(now - CATCH_UP)),
+        }?;
+        loop {
+            // A clock that is set is noticed, because the wait is divided.
+            while let Ok(wait) = (due - (self.now)()).to_std() {
+                sleep(wait.min(Duration::from_secs(60))).await;
+            }
+            // A machine that has slept wakes up long after the tick, whose message nobody expects any more.
+            let oldest = (self.now)() - CATCH_UP;
+            if due >= oldest {
+                self.last = Some(due);
+                return self.last;
+            }
+            tracing::warn!(name = self.name, from = %due, "ticks of a periodic message are missed");
+            due = self.cron.next(oldest)?;
+        }
+    }
+}
 
 type Make = Arc<dyn Fn(DateTime<Utc>, NewMessage) -> Result<NewMessage> + Send + Sync>;
 
@@ -98,13 +132,8 @@ impl Periodic {
 
     /// Enqueues the message at each tick. Ends if the expression has no further tick.
     async fn run(&self, cron: &Cron, outbox: &Outbox, report: &mut Report) {
-        let now = Utc::now();
-        let mut tick = cron.missed(now, CATCH_UP).or_else(|| cron.next(now));
-        while let Some(due) = tick {
-            // A clock that is set is noticed, because the wait is divided.
-            while let Ok(wait) = (due - Utc::now()).to_std() {
-                sleep(wait.min(Duration::from_secs(60))).await;
-            }
+        let mut ticks = Ticks { name: &self.name, cron, now: Utc::now, last: None };
+        while let Some(due) = ticks.next().await {
             match self.enqueue(outbox, due).await {
                 Ok(()) => report.completed += 1,
                 Err(error) => {
@@ -115,7 +144,6 @@ impl Periodic {
                     );
                 }
             }
-            tick = cron.next(due.max(Utc::now() - CATCH_UP));
         }
     }
 
@@ -154,5 +182,39 @@ impl Periodic {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn at(text: &str) -> DateTime<Utc> {
+        text.parse().unwrap()
+    }
+
+    /// Returns the first two ticks of a clock that shows these times, one at each look, and then the last one.
+    async fn ticks(times: &[&str]) -> Vec<DateTime<Utc>> {
+        let (looks, cron) = (Cell::new(0), Cron::parse("0 * * * *", None).unwrap());
+        let now = || {
+            let look = looks.replace(looks.get() + 1);
+            at(times[look.min(times.len() - 1)])
+        };
+        let mut ticks = Ticks { name: "x", cron: &cron, now, last: None };
+        vec![ticks.next().await.unwrap(), ticks.next().await.unwrap()]
+    }
+
+    #[tokio::test]
+    async fn ticks_that_the_machine_slept_through_are_passed_over() {
+        let (before, due) = ("2026-11-29T02:59:59.990Z", "2026-11-29T03:00:00Z");
+        let after = ["2026-11-29T09:05:00Z"; 4];
+        let slept = ticks(&[&[before, before][..], &after[..], &["2026-11-29T10:00:01Z"][..]].concat()).await;
+        assert_eq!(slept, [at("2026-11-29T09:00:00Z"), at("2026-11-29T10:00:00Z")]);
+        // A sleep that is shorter than the time for which a tick is made up for.
+        let dozed =
+            ticks(&[before, before, "2026-11-29T03:09:59Z", "2026-11-29T03:09:59Z", "2026-11-29T04:00:01Z"]).await;
+        assert_eq!(dozed, [at(due), at("2026-11-29T04:00:00Z")]);
     }
 }

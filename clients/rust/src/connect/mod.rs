@@ -29,6 +29,12 @@ use crate::pooler::{is_pooled, notifies, probe_channel};
 /// The time limit for the connection to one host, if the settings have none. The pool of the Node client has the same.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Returns the settings of TLS for a host that is not a server of PostgreSQL. `root` is a file of certificates.
+#[cfg(feature = "_http-client")]
+pub(crate) fn host_tls(root: Option<&str>) -> Result<rustls::ClientConfig> {
+    tls_config(Trust::Host, root)
+}
+
 /// The settings of a connection.
 #[derive(Clone)]
 pub struct Target {

@@ -27,7 +27,7 @@ use serde_json::{Map, Value, json};
 use super::connection::Connection;
 use super::event::RecordedEvent;
 use super::source::{hex, random};
-use crate::driver::{Executor as _, Statement, text};
+use crate::driver::{Executor, Statement, text};
 use crate::error::{Error, Kind, Result};
 use crate::message::Param;
 use crate::outbox::passes;
@@ -46,7 +46,8 @@ const MAX_PATHS: usize = 1000;
 /// The largest number of data keys that are cached.
 const CACHED: usize = 1000;
 
-/// Encrypts and decrypts data keys with master keys, for example in a key management service.
+/// Encrypts and decrypts data keys with master keys: [`LocalKeys`], `VaultKeys` (feature `events-vault`), `KmsKeys` (feature
+/// `events-kms`), or a service of your own.
 pub trait KeyProvider: Send + Sync {
     /// Encrypts a data key of 32 bytes with a master key.
     fn wrap_key<'a>(&'a self, master_key: &'a str, data_key: &'a [u8]) -> BoxFuture<'a, Result<Vec<u8>>>;
@@ -287,6 +288,30 @@ impl FieldEncryption {
         let params = [text(subject), text(&key_id), Some(Param::Bytes(wrapped)), text(master)];
         on.run(Statement::new(sql, params)).await?;
         Ok((key_id, cipher))
+    }
+
+    /// Wraps the data keys of a subject with a master key: another one, or the newest version of the same one where the provider
+    /// has versions. Returns how many. Keys that were revoked stay as they are. The role needs the capability `admin`.
+    ///
+    /// Keys per event are in the metadata of events, which never change. Their master keys have to be kept.
+    ///
+    /// # Errors
+    /// Those of the provider. OB004 if a key is revoked meanwhile.
+    pub async fn rewrap(&self, mut on: impl Executor, subject: &str, master_key: &str) -> Result<u64> {
+        let mut on = Connection::new(&mut on);
+        let sql =
+            "select (to_jsonb(k) || jsonb_build_object('wrapped_key', encode(k.wrapped_key, 'base64')))::text as r
+            from outbox.subject_keys($1) k where k.revoked_at is null order by k.created_at, k.key_id";
+        let mut count = 0;
+        for row in on.run(Statement::new(sql, [text(subject)])).await?.into_iter().flatten() {
+            let key: SubjectKey = serde_json::from_str(&row)?;
+            let data_key = self.provider.unwrap_key(&key.master_key, &key.wrapped()?.unwrap_or_default()).await?;
+            let wrapped = self.provider.wrap_key(master_key, &data_key).await?;
+            let sql = "select 'stored' as r from outbox.rewrap_subject_key($1, $2, $3)";
+            on.run(Statement::new(sql, [text(&key.key_id), Some(Param::Bytes(wrapped)), text(master_key)])).await?;
+            count += 1;
+        }
+        Ok(count)
     }
 
     async fn new_key(&self, master: &str) -> Result<(Vec<u8>, Arc<Cipher>)> {

@@ -48,7 +48,7 @@
 //! | [`event`] | [`NewEvent`], [`RecordedEvent`], and how serde types become events |
 //! | [`metadata`] | [`Metadata`], and the metadata of the current task |
 //! | [`store`] | [`EventStore`]: append and load |
-//! | [`serialize`] | [`Serializer`]: data as bytes, for example MessagePack (feature `events-msgpack`) |
+//! | [`serialize`] | [`Serializer`]: data as bytes: MessagePack (feature `events-msgpack`), Protobuf (`events-protobuf`) |
 //! | [`registry`] | [`EventRegistry`]: the types of events that are known, and their Rust types |
 //! | [`upcast`] | [`Upcasters`]: old forms of events are made new when they are loaded |
 //! | [`aggregate`] | [`Aggregate`], [`Root`] and [`Repository`], with snapshots and retries |
@@ -56,9 +56,12 @@
 //! | [`middleware`] | layers of tower around the handlers: validation, retries, idempotency and so on |
 //! | [`subscribe`] | [`Subscription`]: all events behind a position, and then those that are appended |
 //! | [`project`] | [`ProjectionEngine`]: read models that follow the events |
+//! | `progress` | bars on a terminal for rebuilds (feature `events-progress`) |
 //! | [`saga`] | [`SagaManager`]: processes of several steps |
 //! | [`fault`] | [`Fault`]: the errors of this module, by their cause |
+//! | [`read_model`] | [`ReadModel`]: the rows of a table of the application |
 //! | `encrypt` | encryption of fields, with keys per event or per person (feature `events-encryption`) |
+//! | `keys` | master keys of HashiCorp Vault and AWS KMS (features `events-vault` and `events-kms`) |
 
 pub mod aggregate;
 pub mod command;
@@ -67,9 +70,14 @@ mod connection;
 pub mod encrypt;
 pub mod event;
 pub mod fault;
+#[cfg(any(feature = "events-vault", feature = "events-kms"))]
+pub mod keys;
 pub mod metadata;
 pub mod middleware;
+#[cfg(feature = "events-progress")]
+pub mod progress;
 pub mod project;
+pub mod read_model;
 pub mod registry;
 mod retry;
 pub mod saga;
@@ -89,6 +97,7 @@ pub use self::fault::{Fault, VersionConflict};
 pub use self::metadata::Metadata;
 pub use self::middleware::Middleware;
 pub use self::project::{ProjectionEngine, ProjectionState, ProjectionStatus};
+pub use self::read_model::ReadModel;
 pub use self::registry::EventRegistry;
 pub use self::retry::Retry;
 pub use self::saga::{Actions, Saga, SagaManager};

@@ -16,11 +16,12 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::Connection;
 use super::event::RecordedEvent;
@@ -92,9 +93,9 @@ pub struct ProjectionStatus {
 /// How far a rebuild is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Progress {
-    /// Positions that are done.
+    /// The positions that are done, counted from where the selection begins.
     pub done: i64,
-    /// The position at which the rebuild ends: the end of the feed when it began.
+    /// The positions between there and the end of the feed when the rebuild began.
     pub total: i64,
     /// Positions per second.
     pub rate: f64,
@@ -102,9 +103,52 @@ pub struct Progress {
     pub remaining: Option<Duration>,
 }
 
+impl Progress {
+    #[allow(clippy::cast_precision_loss, reason = "an estimate")]
+    fn new(done: i64, total: i64, spent: Duration) -> Progress {
+        let (done, total) = (done.clamp(0, total.max(0)), total.max(0));
+        let rate = done as f64 / spent.as_secs_f64().max(0.001);
+        let remaining = Duration::try_from_secs_f64((total - done) as f64 / rate).ok();
+        Progress { done, total, rate, remaining }
+    }
+}
+
+impl fmt::Display for Progress {
+    /// Shows it in a line: `45 %, 4500 of 10000 positions, 1234/s, 4 s left`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = if self.total == 0 { 100 } else { i128::from(self.done) * 100 / i128::from(self.total) };
+        write!(f, "{percent} %, {} of {} positions, {:.0}/s", self.done, self.total, self.rate)?;
+        match self.remaining {
+            Some(left) if self.done < self.total => write!(f, ", {} s left", left.as_secs().saturating_add(1)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The function that empties the tables of a projection.
+type Reset<P> = Arc<
+    dyn for<'t, 's> Fn(&'t mut <P as Transactions>::Transaction<'s>) -> BoxFuture<'t, Result<(), BoxError>>
+        + Send
+        + Sync,
+>;
+
+/// One of the rebuilds of [`ProjectionEngine::rebuild_all`], by [`ProjectionEngine::rebuild_of`].
+pub struct Rebuild<P: Transactions + 'static> {
+    name: String,
+    reset: Reset<P>,
+}
+
+impl<P: Transactions + 'static> fmt::Debug for Rebuild<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rebuild").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 #[derive(Default)]
 struct Counts {
     processed: u64,
+    /// How often the handler has failed.
+    failures: u64,
     latency: Duration,
     is_paused: bool,
     failure: Option<String>,
@@ -438,40 +482,116 @@ impl<P: Transactions + 'static> ProjectionEngine<P> {
         })?;
         P::commit(tx).await?;
         drop(session);
+        self.catch_up(&projection, total, &mut progress).await
+    }
+
+    /// Returns a rebuild for [`ProjectionEngine::rebuild_all`]. `reset` empties the tables of the projection.
+    pub fn rebuild_of(
+        &self,
+        name: &str,
+        reset: impl for<'t, 's> Fn(&'t mut P::Transaction<'s>) -> BoxFuture<'t, Result<(), BoxError>>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Rebuild<P> {
+        Rebuild { name: name.to_owned(), reset: Arc::new(reset) }
+    }
+
+    /// Rebuilds several projections as [`ProjectionEngine::rebuild`] does, so many at once. `progress` gets the name of the projection.
+    /// A rebuild that fails does not end the others.
+    ///
+    /// # Errors
+    /// The first error, with the name of its projection, after all have ended. The others are logged.
+    pub async fn rebuild_all(
+        &self,
+        rebuilds: impl IntoIterator<Item = Rebuild<P>>,
+        at_once: usize,
+        progress: impl Fn(&str, Progress),
+    ) -> Result<()> {
+        let progress = &progress;
+        let all = rebuilds.into_iter().map(|Rebuild { name, reset }| async move {
+            let ended = self.rebuild(&name, |tx| reset(tx), |told| progress(&name, told)).await;
+            ended.map_err(|error| {
+                tracing::error!(projection = name, error = described(&error), "the projection is not rebuilt");
+                let detail = error.details().detail.clone();
+                error.detail(format!("Projection \"{name}\". {}", detail.unwrap_or_default()).trim().to_owned())
+            })
+        });
+        let ended: Vec<Result<()>> = stream::iter(all).buffer_unordered(at_once.max(1)).collect().await;
+        ended.into_iter().collect()
+    }
+
+    /// Applies the events that there are now, in this call, and returns how many this process has applied. For tests: the first error
+    /// of the handler is returned. The role needs the capability `admin`.
+    ///
+    /// # Errors
+    /// Kind not_found if there is no such projection, 22023 for a live one, OB015 if an event cannot be applied.
+    pub async fn drain(&self, name: &str) -> Result<u64> {
+        let projection = self.find(name)?;
+        // Events get their positions by a tick.
+        self.0.outbox.call("tick", Value::Null, &[]).await?;
+        let before = projection.counts().processed;
+        let head = self.head().await?;
+        self.catch_up(&projection, head, &mut |_| {}).await?;
+        let after = projection.counts().processed;
+        Ok(after.saturating_sub(before))
+    }
+
+    /// Applies events up to a position. `progress` is told each second, and at the end.
+    async fn catch_up(
+        &self,
+        projection: &Arc<Projection<P>>,
+        end: i64,
+        progress: &mut impl FnMut(Progress),
+    ) -> Result<()> {
+        if matches!(projection.kind, Kind::Live(_)) {
+            return Err(Error::invalid("a live projection has no cursor"));
+        }
+        let (begin, failures) = (projection.selection.begins_after(), projection.counts().failures);
         // An instance that waits for new events does not see that the cursor went back, so this call applies the events itself. A
         // waiting instance goes on behind it; one that applies an event meanwhile is refused, and begins at the cursor.
         let stop = CancellationToken::new();
-        let mut running = run(self.0.clone(), projection.clone(), stop.clone());
+        // A task of its own, so that several rebuilds have several cores. It ends with this future.
+        let mut running = AbortOnDropHandle::new(tokio::spawn(run(self.0.clone(), projection.clone(), stop.clone())));
         let begun = Instant::now();
         let watching = async {
+            let mut told = None;
             loop {
                 let state = cursor(&self.0.outbox, &projection.consumer()).await?;
-                let done = state["position"].as_i64().unwrap_or(0).min(total);
-                #[allow(clippy::cast_precision_loss, reason = "an estimate")]
-                let rate = done as f64 / begun.elapsed().as_secs_f64().max(0.001);
-                #[allow(clippy::cast_precision_loss, reason = "an estimate")]
-                let left = (total - done) as f64 / rate;
-                progress(Progress { done, total, rate, remaining: Duration::try_from_secs_f64(left).ok() });
-                if done >= total {
+                // Without a cursor yet, it is where the selection begins.
+                let position = state["position"].as_i64().unwrap_or(0).max(begin);
+                let (is_done, error) = (position >= end, state["last_error"].as_str());
+                if is_done || told.is_none_or(|told: Instant| told.elapsed() >= Duration::from_secs(1)) {
+                    told = Some(Instant::now());
+                    progress(Progress::new(position - begin, end - begin, begun.elapsed()));
+                }
+                if is_done {
                     return Ok(());
                 }
-                if let Some(error) = state["last_error"].as_str() {
+                // The error may be one of an earlier run, which this one may heal.
+                if let Some(error) = error
+                    && projection.counts().failures > failures
+                {
                     let place = format!("Position {}: {error}", state["error_position"]);
                     return Err(Error::new("OB015", "an event cannot be applied").detail(place));
                 }
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
         let watched = tokio::select! {
             // It ends with an error only, because nobody stops it before.
-            ended = &mut running => return ended,
+            ended = &mut running => return joined(ended),
             watched = watching => watched,
         };
         stop.cancel();
         // A batch that has begun is finished.
-        running.await?;
+        joined(running.await)?;
         watched
     }
+}
+
+fn joined(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+    ended.unwrap_or_else(|error| Err(Error::new("XX000", "a projection has ended").detail(error.to_string())))
 }
 
 struct StopOnDrop<'e, P: Transactions + 'static>(&'e ProjectionEngine<P>);
@@ -602,7 +722,11 @@ impl<P: Transactions + 'static> Step for Applied<P> {
             let mut session = self.pool.take_session().await.map_err(later)?;
             let mut tx = P::begin(&mut session).await.map_err(later)?;
             advance_first::<P>(reader, &mut tx, messages).await?;
-            let events = self.apply(&mut tx, messages).await.map_err(stopped)?;
+            let events = self.apply(&mut tx, messages).await.map_err(stopped).inspect_err(|error| {
+                if matches!(error, Stopped::Effect(_)) {
+                    self.projection.counts().failures += 1;
+                }
+            })?;
             finish::<P>(reader, tx, messages).await?;
             self.projection.applied(&events);
             Ok(())
@@ -655,4 +779,19 @@ fn of_driver(error: BoxError) -> Result<Error, BoxError> {
         Err(error) => error,
     };
     Err(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_a_line() {
+        let line = |done, total, seconds| Progress::new(done, total, Duration::from_secs(seconds)).to_string();
+        assert_eq!(line(4500, 10_000, 3), "45 %, 4500 of 10000 positions, 1500/s, 4 s left");
+        assert_eq!(line(0, 10_000, 3), "0 %, 0 of 10000 positions, 0/s");
+        assert_eq!(line(12_000, 10_000, 5), "100 %, 10000 of 10000 positions, 2000/s");
+        // The selection may begin behind the end of the feed.
+        assert_eq!(line(-3, -3, 1), "100 %, 0 of 0 positions, 0/s");
+    }
 }

@@ -98,7 +98,7 @@ impl EventRegistry {
     }
 }
 
-fn unregistered(name: &str) -> Error {
+pub(super) fn unregistered(name: &str) -> Error {
     let shown: String = name.chars().take(255).collect();
     Error::invalid(format!("event type \"{shown}\" is not registered"))
         .hint("EventRegistry::register makes it known.")

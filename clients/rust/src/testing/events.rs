@@ -32,10 +32,12 @@
 //! # Ok::<(), pg_outbox::Error>(())
 //! ```
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -57,6 +59,20 @@ impl<A: Aggregate> Scenario<A> {
     /// Begins with these events. The id of the aggregate is `1`.
     pub fn given(events: impl IntoIterator<Item = A::Event>) -> Scenario<A> {
         Scenario(Root::from_events("1", events))
+    }
+
+    /// Begins with these events, for an aggregate with this id.
+    pub fn given_of(id: &str, events: impl IntoIterator<Item = A::Event>) -> Scenario<A> {
+        Scenario(Root::from_events(id, events))
+    }
+
+    /// Lets the aggregate decide in asynchronous code: `.when_async(async |order| order.pay(&rates).await)`.
+    pub async fn when_async<R, E>(
+        mut self,
+        decide: impl AsyncFnOnce(&mut Root<A>) -> std::result::Result<R, E>,
+    ) -> Outcome<A, R, E> {
+        let result = decide(&mut self.0).await;
+        Outcome { root: self.0, result }
     }
 
     /// Lets the aggregate decide.
@@ -98,13 +114,39 @@ impl<A: Aggregate, R, E: Display> Outcome<A, R, E> {
         if same { Ok(self) } else { Err(differs(&format!("{expected:?}"), &list(raised))) }
     }
 
-    /// Checks that the decision failed with an error whose text contains this, and returns the error.
+    /// Checks that the decision succeeded and has raised no event.
     ///
     /// # Errors
-    /// Kind conflict if it succeeded, or failed with another error.
+    /// Kind conflict, with the events that were raised.
+    pub fn then_nothing(self) -> Result<Outcome<A, R, E>> {
+        self.then([])
+    }
+
+    /// Checks the result of the decision.
+    ///
+    /// # Errors
+    /// Kind conflict, with the result or the error.
+    pub fn then_result(self, expected: R) -> Result<Outcome<A, R, E>>
+    where
+        R: PartialEq + fmt::Debug,
+    {
+        match &self.result {
+            Ok(result) if expected == *result => Ok(self),
+            Ok(result) => Err(differs(&format!("{expected:?}"), &format!("{result:?}"))),
+            Err(error) => Err(differs(&format!("{expected:?}"), &format!("the error \"{error}\""))),
+        }
+    }
+
+    /// Checks that the decision failed with an error whose text contains this, and has raised no event. Returns the error.
+    ///
+    /// # Errors
+    /// Kind conflict if it succeeded, has failed with another error, or has raised events before it failed.
     pub fn then_error(self, text: &str) -> Result<E> {
         match self.result {
-            Err(error) if error.to_string().contains(text) => Ok(error),
+            Err(error) if error.to_string().contains(text) && self.root.raised().is_empty() => Ok(error),
+            Err(error) if error.to_string().contains(text) => {
+                Err(differs("an error and no events", &list(self.root.raised())))
+            }
             Err(error) => Err(differs(&format!("an error with \"{text}\""), &format!("the error \"{error}\""))),
             Ok(_) => Err(differs(&format!("an error with \"{text}\""), &list(self.root.raised()))),
         }
@@ -145,13 +187,29 @@ fn list(events: &[NewEvent]) -> String {
     }
 }
 
+type Condition = Arc<dyn Fn(&Value) -> bool + Send + Sync>;
+
 /// Properties of an event.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Matcher {
     event_type: Option<String>,
     data: Option<Value>,
+    conditions: Vec<(&'static str, Condition)>,
     metadata: Map<String, Value>,
     stream: Option<String>,
+}
+
+impl fmt::Debug for Matcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let conditions: Vec<&str> = self.conditions.iter().map(|(name, _)| *name).collect();
+        f.debug_struct("Matcher")
+            .field("event_type", &self.event_type)
+            .field("data", &self.data)
+            .field("conditions", &conditions)
+            .field("metadata", &self.metadata)
+            .field("stream", &self.stream)
+            .finish()
+    }
 }
 
 impl Matcher {
@@ -164,6 +222,13 @@ impl Matcher {
     #[must_use]
     pub fn data(mut self, data: Value) -> Matcher {
         self.data = Some(data);
+        self
+    }
+
+    /// Matches if a condition holds for the data. `name` says which one, in the error of a test.
+    #[must_use]
+    pub fn data_that(mut self, name: &'static str, holds: impl Fn(&Value) -> bool + Send + Sync + 'static) -> Matcher {
+        self.conditions.push((name, Arc::new(holds)));
         self
     }
 
@@ -195,6 +260,7 @@ impl Matcher {
     fn fits<'v>(&self, event_type: &str, data: &Value, metadata: impl Fn(&str) -> Option<&'v Value>) -> bool {
         self.event_type.as_deref().is_none_or(|known| known == event_type)
             && self.data.as_ref().is_none_or(|part| contains(data, part))
+            && self.conditions.iter().all(|(_, holds)| holds(data))
             && self.metadata.iter().all(|(name, value)| metadata(name) == Some(value))
     }
 }
@@ -230,6 +296,14 @@ pub fn recorded_with(stream: &str, version: i64, event: impl IntoEvent) -> Resul
         recorded_at: source::now(),
         redacted: false,
     })
+}
+
+/// Returns events of one stream as they would be loaded, with the versions 1, 2 and so on.
+///
+/// # Errors
+/// 22023 if a value is no event.
+pub fn recorded_all<I: IntoIterator<Item: IntoEvent>>(stream: &str, events: I) -> Result<Vec<RecordedEvent>> {
+    (1..).zip(events).map(|(version, event)| recorded_with(stream, version, event)).collect()
 }
 
 /// Runs a future in which the time stands still, and the ids of dispatches and correlations are
@@ -285,6 +359,83 @@ impl<S: Saga> SagaScenario<S> {
     pub fn then_sent(self, topics: &[&str]) -> Result<SagaScenario<S>> {
         let sent: Vec<&str> = self.actions.sent.iter().map(|sent| sent.topic.as_str()).collect();
         if sent == topics { Ok(self) } else { Err(differs(&format!("messages to {topics:?}"), &format!("{sent:?}"))) }
+    }
+
+    /// Checks that the last event made the saga send one message to a topic, whose payload contains this: objects contain the keys and
+    /// values of a smaller one, other values are equal.
+    ///
+    /// # Errors
+    /// Kind conflict, with the messages to the topic.
+    pub fn then_message(self, topic: &str, payload: &Value) -> Result<SagaScenario<S>> {
+        let sent: Vec<&Value> =
+            self.actions.sent.iter().filter(|sent| sent.topic == topic).map(|sent| &sent.payload).collect();
+        match sent[..] {
+            [one] if contains(one, payload) => Ok(self),
+            _ => Err(differs(&format!("a message to {topic} with {payload}"), &format!("{sent:?}"))),
+        }
+    }
+
+    /// Checks that the last event made the saga append events that match, one each.
+    ///
+    /// # Errors
+    /// Kind conflict, with the events that it appends.
+    pub fn then_appended(self, events: impl IntoIterator<Item = Matcher>) -> Result<SagaScenario<S>> {
+        let expected: Vec<Matcher> = events.into_iter().collect();
+        let appended = &self.actions.appended;
+        let fits = |(matcher, (stream, event)): (&Matcher, &(String, NewEvent))| {
+            let of_stream = matcher.stream.as_ref().is_none_or(|known| known == stream);
+            of_stream && matcher.fits(&event.event_type, &event.data, |name| event.metadata.get(name))
+        };
+        if expected.len() == appended.len() && expected.iter().zip(appended).all(fits) {
+            return Ok(self);
+        }
+        let events: Vec<NewEvent> = appended.iter().map(|(_, event)| event.clone()).collect();
+        Err(differs(&format!("{expected:?}"), &list(&events)))
+    }
+
+    /// Checks that the last event made the saga send no message, ask for no time-out and append no event.
+    ///
+    /// # Errors
+    /// Kind conflict, with the topics of the messages, or the events.
+    pub fn then_nothing(self) -> Result<SagaScenario<S>> {
+        self.then_sent(&[])?.then_appended([])
+    }
+
+    /// Checks that the last event made the saga ask for a time-out, after so long. The clock has to stand still, which is what
+    /// [`fixed`] does.
+    ///
+    /// # Errors
+    /// Kind conflict, with the time of the time-out.
+    pub fn then_timeout(self, name: &str, after: Duration) -> Result<SagaScenario<S>> {
+        let found = self.actions.sent.iter().find(|sent| sent.timeout.as_deref() == Some(name));
+        let found = found.and_then(|sent| sent.deliver_at);
+        let wanted = TimeDelta::from_std(after).ok().and_then(|after| source::now().checked_add_signed(after));
+        match found == wanted && found.is_some() {
+            true => Ok(self),
+            false => Err(differs(&format!("the time-out \"{name}\" at {wanted:?}"), &format!("{found:?}"))),
+        }
+    }
+
+    /// Checks the status of a step.
+    ///
+    /// # Errors
+    /// Kind conflict, with the steps.
+    pub fn then_step(self, name: &str, status: &str) -> Result<SagaScenario<S>> {
+        match self.instance.steps.iter().any(|step| step.name == name && step.status == status) {
+            true => Ok(self),
+            false => Err(differs(&format!("step {name} {status}"), &format!("{:?}", self.instance.steps))),
+        }
+    }
+
+    /// Checks the state.
+    ///
+    /// # Errors
+    /// Kind conflict if the condition does not hold.
+    pub fn then_state(self, condition: impl FnOnce(&S) -> bool) -> Result<SagaScenario<S>> {
+        match condition(&self.instance.state) {
+            true => Ok(self),
+            false => Err(Error::new("OB004", "the state is not as expected")),
+        }
     }
 
     /// Checks the status of the saga.

@@ -138,6 +138,33 @@ async fn a_key_per_subject_can_be_revoked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_keys_of_a_subject_are_wrapped_again() {
+    let outbox = outbox("ev_rewrap").await;
+    let mut session = outbox.session().await.unwrap();
+    let store = EventStore::new().encryption(per_subject(keys()));
+    store.append(&**session, "customer-1", [named("Ada")], ANY).await.unwrap();
+    store.append(&**session, "customer-2", [named("Bob")], ANY).await.unwrap();
+    let newer = || LocalKeys::new().key("master-2", &[2; 32]).unwrap();
+    let of_newer = EventStore::new().encryption(per_subject(newer()));
+    assert_eq!(Fault::of(&load(&outbox, &of_newer, "customer-1").await.unwrap_err()), Some(Fault::KeyNotFound));
+    // In a transaction of the caller.
+    let tx = session.transaction().await.unwrap();
+    assert_eq!(per_subject(keys()).rewrap(&tx, "customer-1", "master-2").await.unwrap(), 1);
+    tx.rollback().await.unwrap();
+    assert!(load(&outbox, &of_newer, "customer-1").await.is_err());
+    assert_eq!(per_subject(keys()).rewrap(&**session, "customer-1", "master-2").await.unwrap(), 1);
+    // The old master key is needed no longer, and the data key is the same.
+    assert_eq!(load(&outbox, &of_newer, "customer-1").await.unwrap()[0].data, named("Ada").data);
+    of_newer.append(&**session, "customer-1", [named("Ada L.")], ANY).await.unwrap();
+    assert_eq!(load(&outbox, &of_newer, "customer-1").await.unwrap()[1].data, named("Ada L.").data);
+    assert_eq!(load(&outbox, &store, "customer-1").await.unwrap()[0].data, named("Ada").data);
+    assert!(load(&outbox, &of_newer, "customer-2").await.is_err());
+    let error = per_subject(newer()).rewrap(&**session, "customer-2", "master-2").await.unwrap_err();
+    assert_eq!(Fault::of(&error), Some(Fault::KeyNotFound));
+    assert_eq!(per_subject(keys()).rewrap(&**session, "nobody", "master-2").await.unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_metadata_of_the_encryption_is_an_error() {
     let outbox = outbox("ev_malformed").await;
     let session = outbox.session().await.unwrap();

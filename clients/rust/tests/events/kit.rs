@@ -1,9 +1,12 @@
 //! The helpers for tests of applications.
 
 use pg_outbox::chrono::{TimeZone as _, Utc};
+use pg_outbox::events::project::BoxError;
+use pg_outbox::events::{Actions, RecordedEvent, Saga};
 use pg_outbox::events::{Command, CommandBus, EventStore, Metadata, NewEvent, Root, middleware};
-use pg_outbox::testing::events::{Matcher, Scenario, fixed, recorded, recorded_with};
+use pg_outbox::testing::events::{Matcher, SagaScenario, Scenario, fixed, recorded, recorded_all, recorded_with};
 use pg_outbox::{Error, Kind};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::shop::{Order, OrderEvent, outbox, placed};
@@ -38,6 +41,95 @@ fn scenarios_tell_what_an_aggregate_did_instead() {
     scenario().when(pay).then_matching([by("ann")]).unwrap();
     assert!(scenario().when(pay).then_matching([by("bob")]).is_err());
     assert!(scenario().when(pay).then_matching([]).is_err());
+}
+
+#[tokio::test]
+async fn scenarios_check_results_and_decide_in_asynchronous_code() {
+    let scenario = || Scenario::<Order>::given_of("7", [placed(7)]);
+    scenario().when(pay).then_result(7).unwrap();
+    assert_eq!(scenario().when(pay).then_result(8).unwrap_err().to_string(), "expected 8, found 7");
+    assert!(Scenario::<Order>::given([]).when(pay).then_result(7).is_err());
+    scenario()
+        .when(|order| Ok::<_, Error>(order.id().to_owned()))
+        .then_nothing()
+        .unwrap()
+        .then_result("7".to_owned())
+        .unwrap();
+    assert!(scenario().when(pay).then_nothing().is_err());
+    let paid = scenario().when_async(async |order: &mut Root<Order>| {
+        tokio::task::yield_now().await;
+        pay(order)
+    });
+    paid.await.then([OrderEvent::Paid]).unwrap();
+    // An event that was raised before the error is none of the test's wishes.
+    let late = |order: &mut Root<Order>| pay(order).and_then(|_| Err::<(), _>(Error::invalid("too late")));
+    let error = scenario().when(late).then_error("too late").unwrap_err();
+    assert_eq!(error.to_string(), "expected an error and no events, found order.paid {}");
+}
+
+/// A saga that asks for a payment, and notes it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Payment {
+    asked: i64,
+}
+
+impl Saga for Payment {
+    const TYPE: &'static str = "kit_payment";
+    const STEPS: &'static [&'static str] = &["ask", "note"];
+
+    fn starts_with(event_type: &str) -> bool {
+        event_type == "order.placed"
+    }
+
+    fn correlation(event: &RecordedEvent) -> Option<String> {
+        Some(event.stream.clone())
+    }
+
+    fn handle(&mut self, event: &RecordedEvent, actions: &mut Actions) -> Result<(), BoxError> {
+        match event.event()? {
+            OrderEvent::Placed { total, .. } => {
+                self.asked = total;
+                actions.send("payment.request", &json!({"total": total, "currency": "EUR"}))?;
+                actions.timeout("unpaid", std::time::Duration::from_secs(60))?;
+                actions.step_done();
+            }
+            OrderEvent::Paid => {
+                actions.append("audit-1", &OrderEvent::Noted("paid".into()))?;
+                actions.step_done();
+            }
+            OrderEvent::Noted(_) => {}
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn scenarios_of_sagas_check_messages_events_steps_and_time_outs() {
+    let at = Utc.with_ymd_and_hms(2026, 2, 3, 4, 5, 6).unwrap();
+    let minute = std::time::Duration::from_secs(60);
+    fixed(at, async {
+        let events = [placed(7), OrderEvent::Noted("x".into()), OrderEvent::Paid];
+        let events = recorded_all("order-1", &events).unwrap();
+        let [placed, noted, paid] = &events[..] else { panic!("three events") };
+        assert_eq!((placed.version, paid.version, paid.stream.as_str()), (1, 3, "order-1"));
+        let asked = || SagaScenario::<Payment>::given([]).unwrap().when(placed).unwrap();
+        let asked_for = asked().then_message("payment.request", &json!({"total": 7})).unwrap();
+        let asked_for = asked_for.then_timeout("unpaid", minute).unwrap().then_state(|saga| saga.asked == 7).unwrap();
+        let asked_for = asked_for.then_step("ask", "completed").unwrap().then_step("note", "running").unwrap();
+        asked_for.when(noted).unwrap().then_nothing().unwrap();
+        assert!(asked().then_message("payment.request", &json!({"total": 8})).is_err());
+        assert!(asked().then_message("payment", &json!({})).is_err());
+        assert!(asked().then_timeout("unpaid", minute * 2).is_err() && asked().then_timeout("other", minute).is_err());
+        assert!(asked().then_step("ask", "pending").is_err() && asked().then_state(|saga| saga.asked == 8).is_err());
+        assert!(asked().then_nothing().is_err());
+        let done = || asked().when(paid).unwrap();
+        let note = || Matcher::of_type("order.noted").stream("audit-1").data_that("is short", |data| data == "paid");
+        done().then_appended([note()]).unwrap().then_status("completed").unwrap();
+        assert!(done().then_appended([note().stream("audit-2")]).is_err() && done().then_appended([]).is_err());
+        let error = done().then_appended([note().data_that("is long", |_| false)]).unwrap_err();
+        assert!(error.to_string().contains("is long") && done().then_nothing().is_err(), "{error}");
+    })
+    .await;
 }
 
 #[test]

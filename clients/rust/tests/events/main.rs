@@ -7,9 +7,12 @@ mod aggregates;
 mod commands;
 #[cfg(feature = "events-encryption")]
 mod encryption;
+#[cfg(all(feature = "events-vault", feature = "events-kms"))]
+mod keys;
 #[cfg(feature = "testing")]
 mod kit;
 mod projections;
+mod read_models;
 mod sagas;
 mod shop;
 #[cfg(feature = "testing")]

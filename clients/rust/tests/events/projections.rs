@@ -159,6 +159,7 @@ async fn a_projection_is_rebuilt_while_it_runs_and_while_it_does_not() {
     assert_eq!(totals(&outbox).await, (1..=300).collect::<Vec<_>>());
     let last = seen.last().unwrap();
     assert!(last.done == last.total && last.total >= 300 && last.rate > 0.0, "{last:?}");
+    assert!(last.to_string().starts_with("100 %, ") && !last.to_string().contains("left"), "{last}");
     engine.stop().await;
     rebuild(&mut seen).await.unwrap();
     assert_eq!(totals(&outbox).await, (1..=300).collect::<Vec<_>>());
@@ -166,6 +167,96 @@ async fn a_projection_is_rebuilt_while_it_runs_and_while_it_does_not() {
     // A reset that fails changes nothing.
     let error = engine.rebuild("totals", |_| Box::pin(async { Err("no".into()) }), |_| {}).await.unwrap_err();
     assert_eq!((Fault::of(&error), totals(&outbox).await.len()), (Some(Fault::Projection), 300));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_projections_are_rebuilt_at_once_and_one_that_fails_ends_none() {
+    let outbox = outbox("ev_rebuild_all").await;
+    tables(&outbox).await;
+    let session = outbox.session().await.unwrap();
+    session.batch_execute("create table counted (position bigint primary key)").await.unwrap();
+    let engine = engine(&outbox);
+    // The first call of each handler waits until the other projection is being rebuilt, too.
+    let both = Arc::new(tokio::sync::Barrier::new(2));
+    let (of_counted, of_broken) = (both.clone(), both);
+    let (counted, broken) = (AtomicBool::new(false), AtomicBool::new(false));
+    engine
+        .register("counted", orders(), move |tx, events| {
+            let (both, has_waited) = (of_counted.clone(), counted.swap(true, Ordering::Relaxed));
+            Box::pin(async move {
+                if !has_waited {
+                    both.wait().await;
+                }
+                for event in events {
+                    tx.execute("insert into counted values ($1)", &[&event.position]).await?;
+                }
+                Ok(())
+            })
+        })
+        .unwrap();
+    engine
+        .register("broken", orders(), move |_, _| {
+            let (both, has_waited) = (of_broken.clone(), broken.swap(true, Ordering::Relaxed));
+            Box::pin(async move {
+                if !has_waited {
+                    both.wait().await;
+                }
+                Err("a bug".into())
+            })
+        })
+        .unwrap();
+    place(&outbox, 1..=50).await;
+    let last = async || EventStore::new().last_position(&**session).await.unwrap();
+    wait_until("they have positions", PATIENCE, async || last().await >= 50).await;
+    let empty = |name: &str, sql: &'static str| {
+        engine.rebuild_of(name, move |tx| Box::pin(async move { Ok(tx.batch_execute(sql).await?) }))
+    };
+    let seen: std::sync::Mutex<std::collections::BTreeMap<String, Progress>> = Default::default();
+    let rebuilds = [
+        empty("broken", ""),
+        empty("counted", "truncate counted"),
+        empty("totals", "truncate totals"),
+        empty("no", ""),
+    ];
+    let told = |name: &str, progress| {
+        seen.lock().unwrap().insert(name.to_owned(), progress);
+    };
+    let error = tokio::time::timeout(PATIENCE, engine.rebuild_all(rebuilds, 2, told)).await.unwrap().unwrap_err();
+    let detail = error.details().detail.clone().unwrap();
+    assert!(
+        Fault::of(&error) == Some(Fault::Projection) && detail.starts_with("Projection \"broken\". Position"),
+        "{detail}"
+    );
+    assert_eq!(totals(&outbox).await, (1..=50).collect::<Vec<_>>());
+    let counted = session.query_one("select count(*) from counted", &[]).await.unwrap().get::<_, i64>(0);
+    let seen = seen.into_inner().unwrap();
+    let is_done = |name: &str| seen[name].done == seen[name].total;
+    assert_eq!((counted, is_done("counted"), is_done("totals"), is_done("broken")), (50, true, true, false));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_applies_what_there_is_and_returns_the_error_of_the_handler() {
+    let outbox = outbox("ev_drain").await;
+    tables(&outbox).await;
+    let engine = ProjectionEngine::new(&outbox, outbox.clone(), EventStore::new());
+    let mended = Arc::new(AtomicBool::new(false));
+    let of_handler = mended.clone();
+    engine
+        .register("totals", orders(), move |tx, events| {
+            let is_mended = of_handler.load(Ordering::Relaxed);
+            Box::pin(async move { if is_mended { insert(tx, events).await } else { Err("a bug".into()) } })
+        })
+        .unwrap();
+    assert_eq!(engine.drain("totals").await.unwrap(), 0);
+    place(&outbox, 1..=25).await;
+    let error = engine.drain("totals").await.unwrap_err();
+    assert!(Fault::of(&error) == Some(Fault::Projection) && error.report().contains("a bug"), "{}", error.report());
+    mended.store(true, Ordering::Relaxed);
+    assert_eq!(engine.drain("totals").await.unwrap(), 25);
+    assert_eq!((totals(&outbox).await.len(), engine.drain("totals").await.unwrap()), (25, 0));
+    assert_eq!(engine.status("totals").await.unwrap().state, ProjectionState::Stopped);
+    engine.live("live", orders(), |_| Box::pin(async { Ok(()) })).unwrap();
+    assert_eq!(engine.drain("live").await.unwrap_err().kind(), Kind::Invalid);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

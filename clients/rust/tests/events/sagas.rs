@@ -145,6 +145,25 @@ async fn a_saga_goes_through_its_steps_and_undoes_them_in_reverse() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_saga_handles_an_event_once_although_it_comes_again() {
+    let outbox = outbox("ev_saga_once").await;
+    let manager = manager(&outbox);
+    append(&outbox, "order-1", &[placed(1), OrderEvent::Paid]).await;
+    let seen = async || {
+        let saga = manager.find::<Shipping>("order-1").await.unwrap().unwrap();
+        let counts = (sent(&outbox, "stock.reserve").await, sent(&outbox, "shipment.request").await);
+        (saga.status, saga.steps.iter().filter(|step| step.status == "completed").count(), counts)
+    };
+    assert_eq!(manager.engine().drain("saga shipping").await.unwrap(), 2);
+    assert_eq!(seen().await, ("running".to_owned(), 2, (1, 1)));
+    // The cursor goes back, as it does when a database is restored.
+    let args = json!({"consumer": "projection saga shipping", "position": 0, "reason": "test"});
+    outbox.call("cursor_reset", args, &[]).await.unwrap();
+    assert_eq!(manager.engine().drain("saga shipping").await.unwrap(), 2);
+    assert_eq!(seen().await, ("running".to_owned(), 2, (1, 1)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_a_saga_cannot_handle_is_not_passed_over() {
     let outbox = outbox("ev_saga_fault").await;
     let manager = manager(&outbox);

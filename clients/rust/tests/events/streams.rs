@@ -247,6 +247,60 @@ async fn events_of_bytes_are_read_by_their_content_type() {
     }
 }
 
+#[cfg(feature = "events-protobuf")]
+#[derive(Clone, PartialEq, prost::Message, Serialize, Deserialize)]
+#[serde(default)]
+struct PlacedMessage {
+    #[prost(int64, tag = "1")]
+    total: i64,
+    #[prost(string, tag = "2")]
+    customer: String,
+    #[prost(string, optional, tag = "3")]
+    currency: Option<String>,
+}
+
+#[cfg(feature = "events-protobuf")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_is_stored_in_protobuf() {
+    use pg_outbox::events::serialize::Protobuf;
+    let outbox = outbox("ev_protobuf").await;
+    let session = outbox.session().await.unwrap();
+    let messages = || Protobuf::new().message::<PlacedMessage>("order.placed").unwrap();
+    assert!(messages().message::<PlacedMessage>("order.placed").is_err());
+    let store = EventStore::new().serializer(messages());
+    store.append(&**session, "order-1", &[placed(i64::MAX), placed(42)], NO_STREAM).await.unwrap();
+    let events = store.load(&**session, "order-1", 1).await.unwrap();
+    assert_eq!(events[0].event::<OrderEvent>().unwrap(), placed(i64::MAX));
+    assert_eq!(events[1].json::<PlacedMessage>().unwrap().total, 42);
+    // The bytes are those of any other program with this message.
+    assert_eq!(events[1].content_type.as_deref(), Some("application/x-protobuf"));
+    assert_eq!(events[1].body.as_deref(), Some(&b"\x08\x2a\x12\x03ann"[..]));
+    // A new version of a message has a new field, and old events have its default.
+    let upcasters = Upcasters::new().add("order.placed", 1, |mut data| {
+        data["currency"] = "EUR".into();
+        Ok(data)
+    });
+    let newer = EventStore::new().reads(messages()).upcasters(upcasters.unwrap());
+    assert_eq!(newer.load(&**session, "order-1", 2).await.unwrap()[0].data["currency"], "EUR");
+
+    // A type without a message is not appended, and loaded as its bytes.
+    let error = store.append(&**session, "order-1", &[OrderEvent::Paid], ANY).await.unwrap_err();
+    assert_eq!(Fault::of(&error), Some(Fault::Schema));
+    let none = EventStore::new().reads(Protobuf::new()).load(&**session, "order-1", 1).await.unwrap();
+    assert!(none[0].data.is_null() && none[0].body.is_some());
+    // The data has to fit its message, and no error shows it.
+    let wrong = NewEvent::new("order.placed", &json!({"total": "confidential"})).unwrap();
+    let error = store.append(&**session, "order-1", [wrong], ANY).await.unwrap_err();
+    assert!(Fault::of(&error) == Some(Fault::Schema) && !error.report().contains("confidential"));
+    for bytes in ["CA==", "EgP//w==", "Dw=="] {
+        let args = json!({"stream": "bad-1", "types": ["order.placed"], "bodies": [bytes], "content_type": "application/x-protobuf"});
+        outbox.call("append_bytes", args, &[]).await.unwrap();
+        let version = store.stream_version(&**session, "bad-1").await.unwrap();
+        let error = store.load(&**session, "bad-1", version).await.unwrap_err();
+        assert_eq!(Fault::of(&error), Some(Fault::Schema), "{bytes}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_inline_projection_is_part_of_the_append() {
     let outbox = outbox("ev_inline").await;
