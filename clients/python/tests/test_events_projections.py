@@ -590,3 +590,6 @@ async def test_an_application_shows_its_engines(table):
 async def insert_async(conn, events):
     for event in events:
         await conn.execute("insert into effect (i) values (%s)", [event.data])
+    outbox = pg_outbox.Outbox(table)
+    for events in (store.subscribe_all(outbox), store.subscribe_category(outbox, "n", buffer=1), store.subscribe_stream(outbox, "n-1")):
+        assert [(event.data, event.redacted) for _, event in zip(range(2), events, strict=False)] == [(None, False), (None, True)]

@@ -347,11 +347,7 @@ class ProjectionEngine:
             begun = time.monotonic()
             lookup, events = self._store.lookup(conn), []
             for item in items:
-                content = item.content
-                if content is None:
-                    content = await self._store.content_of(conn, item.event)
-                    item.event.redacted = content is None
-                events.append(await decode(is_async(conn), lookup, item.event, content))
+                events.append(await decode(is_async(conn), lookup, item.event, item.content))
             await awaited(one.handler(conn, events))
             one.processed += len(events)
             one.seconds += time.monotonic() - begun
