@@ -191,7 +191,7 @@ test('the programs of EVENTS.md do what it shows, and the shop is short', async 
     const page = readFileSync(join(here, 'EVENTS.md'), 'utf8');
     const files = new Map();
     for (const [, name, code] of page.matchAll(/```js\n\/\/ (\S+)\n([\s\S]*?)```/g)) files.set(name, (files.get(name) ?? '') + code);
-    assert.deepEqual([...files.keys()], ['order.mjs', 'shop.mjs', 'order.test.mjs', 'private.mjs']);
+    assert.deepEqual([...files.keys()], ['order.mjs', 'shop.mjs', 'order.test.mjs', 'database.test.mjs', 'private.mjs']);
     assert.equal([...page.matchAll(/```js/g)].length, [...page.matchAll(/```js\n\/\/ /g)].length, 'each example belongs to a program');
     const lines = ['order.mjs', 'shop.mjs'].flatMap((name) => files.get(name).split('\n')).filter((line) => line.trim() !== '' && !/^\s*[})\];]+\)?;?$/.test(line));
     assert.ok(lines.length < 120, `${lines.length} lines`);
@@ -213,6 +213,7 @@ test('the programs of EVENTS.md do what it shows, and the shop is short', async 
 test('the other examples of the README are JavaScript', () => {
     const readme = readFileSync(join(here, 'README.md'), 'utf8');
     const examples = [...readme.matchAll(/```js\n([\s\S]*?)```/g)].map((match) => match[1]);
+    assert.match(node(['--test', 'database.test.mjs'], { env: { ...env, PG_OUTBOX_TEST_DSN: server.dsn } }), /# pass 1\n|pass 1/);
     assert.ok(examples.length >= 4);
     examples.forEach((example, i) => {
         writeFileSync(join(folder, `check${i}.mjs`), example);
