@@ -92,6 +92,11 @@ test('what only enqueues loads no native module, and nothing of workers, webhook
     assert.deepEqual(files.filter((file) => !file.startsWith('client/')), ['enqueue.js']);
 });
 
+test('KMS without its package says what is missing', () => {
+    const script = "const { AwsKms } = require('pg-outbox/events'); new AwsKms({ masterKey: 'x' }).wrap(Buffer.alloc(32), 'x').catch((error) => console.log(error.name, error.message));";
+    assert.equal(node(['-e', script]), 'InvalidError @aws-sdk/client-kms could not be loaded\n');
+});
+
 /** Bundles a handler as for AWS Lambda, and returns the folder in which there is nothing but the bundle. */
 function bundled(t, source, format) {
     const out = mkdtempSync(join(tmpdir(), 'pg-outbox-lambda-'));
@@ -208,12 +213,12 @@ test('the programs of EVENTS.md do what it shows, and the shop is short', async 
     }
     const { NODE_TEST_CONTEXT: _, ...env } = process.env;
     assert.match(node(['--test', 'order.test.mjs'], { env }), /# pass 1\n|pass 1/);
+    assert.match(node(['--test', 'database.test.mjs'], { env: { ...env, PG_OUTBOX_TEST_DSN: server.dsn } }), /# pass 1\n|pass 1/);
 });
 
 test('the other examples of the README are JavaScript', () => {
     const readme = readFileSync(join(here, 'README.md'), 'utf8');
     const examples = [...readme.matchAll(/```js\n([\s\S]*?)```/g)].map((match) => match[1]);
-    assert.match(node(['--test', 'database.test.mjs'], { env: { ...env, PG_OUTBOX_TEST_DSN: server.dsn } }), /# pass 1\n|pass 1/);
     assert.ok(examples.length >= 4);
     examples.forEach((example, i) => {
         writeFileSync(join(folder, `check${i}.mjs`), example);
