@@ -125,14 +125,10 @@ for (const batch of [1, 100]) {
     let number = 0;
     const ours = async () => {
         const id = `${(number += 1)}`;
-        await client.query('begin');
-        const order = await orders.load(client, id);
-        for (let amount = 0; amount < 10; amount += 1) order.change(amount);
-        await orders.save(client, order);
-        await client.query('commit');
-        await client.query('begin');
-        await orders.load(client, id);
-        await client.query('commit');
+        await orders.decide(pool, id, (order) => {
+            for (let amount = 0; amount < 10; amount += 1) order.change(amount);
+        });
+        await orders.load(pool, id);
     };
     const { getPostgreSQLEventStore } = await import(new URL('../../.cache/stores/node_modules/@event-driven-io/emmett-postgresql/dist/index.js', import.meta.url));
     const emmett = getPostgreSQLEventStore(dsn);

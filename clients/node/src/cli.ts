@@ -1,11 +1,14 @@
 #!/usr/bin/env node
 /**
- * The command `pg-outbox worker ./app.js`: runs the worker applications that a module exports, until SIGTERM or Ctrl-C.
+ * The command `pg-outbox worker ./app.js`: runs the worker applications that a module exports, until SIGTERM or Ctrl-C. The command
+ * `pg-outbox with-server node --test` runs a command with a throwaway server, which all its processes find.
  *
- * The exit code is 0 after SIGTERM, 130 after Ctrl-C, 1 after an error, and 2 if the command line is wrong.
+ * The exit code is 0 after SIGTERM, 130 after Ctrl-C, 1 after an error, and 2 if the command line is wrong; `with-server` has the exit
+ * code of its command.
  */
 
 import { spawn } from 'node:child_process';
+import { constants } from 'node:os';
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -15,8 +18,11 @@ import { serveHealth } from './app/health.js';
 import { VERSION } from './client/version.js';
 
 const USAGE = `Usage: pg-outbox worker APP [options]
+       pg-outbox with-server COMMAND [argument ...]
 
-Runs the worker applications that the module APP exports (events.worker(...)), until SIGTERM or Ctrl-C.
+worker runs the worker applications that the module APP exports (events.worker(...)), until SIGTERM or Ctrl-C.
+with-server runs a command, for example node --test, with a throwaway server of PostgreSQL, whose connection string is in
+PG_OUTBOX_TEST_DSN. useDatabase() of pg-outbox/testing makes databases on it.
 
 Options:
   --concurrency N    handlers at once, where the application does not say it (10)
@@ -104,7 +110,26 @@ async function work(path: string, concurrency: number | undefined, health: strin
     process.exitCode = interrupted ? 130 : 0;
 }
 
+async function withServer([command, ...args]: string[]): Promise<void> {
+    if (command === undefined) throw new Usage('a command is needed');
+    const { TEST_DSN, TestServer } = await import('./testing/server.js');
+    const server = await TestServer.given();
+    try {
+        const child = spawn(command, args, { stdio: 'inherit', env: { ...process.env, [TEST_DSN]: server.dsn } });
+        // Ctrl-C goes to the command as well, and this process waits for it.
+        for (const name of ['SIGINT', 'SIGTERM'] as const) process.on(name, () => child.kill(name));
+        process.exitCode = await new Promise<number>((done, failed) => {
+            child.once('error', failed);
+            child.once('close', (code, signal) => done(code ?? 128 + (signal === null ? 0 : constants.signals[signal])));
+        });
+    } finally {
+        await server.end();
+    }
+}
+
 async function main(): Promise<void> {
+    // The rest of the line belongs to the command.
+    if (process.argv[2] === 'with-server') return withServer(process.argv.slice(3));
     const { positionals, concurrency, health, watch: watching, version, help } = parsed();
     if (help) return void process.stdout.write(USAGE);
     if (version) return void process.stdout.write(`${VERSION}\n`);

@@ -278,5 +278,7 @@ export class FakeReceiver {
     }
 }
 
-export { any, anything, assertEvents, Decided, fixed, given, givenSaga, like, Matcher, matches, recorded, recordedAll, satisfying } from './events/testkit.js';
-export type { ExpectedError, ExpectedEvent, ExpectedSaga } from './events/testkit.js';
+export { TestServer, useDatabase } from './testing/server.js';
+export type { Hooks, TestDatabase, TestServerOptions } from './testing/server.js';
+export { any, anything, assertEvents, Decided, fixed, given, givenSaga, like, Matcher, matches, recorded, recordedAll, satisfying, useFixed } from './events/testkit.js';
+export type { ExpectedError, ExpectedEvent, ExpectedSaga, Fixed } from './events/testkit.js';

@@ -114,10 +114,10 @@ test('a rollback leaves nothing, and a broken connection neither', async () => {
     assert.deepEqual(await loaded(store, stream), []);
 });
 
-test('pools are refused, and so are malformed values', async () => {
+test('appends refuse pools and malformed values', async () => {
     const store = new EventStore();
     await assert.rejects(store.append(pool, 'order-1', [placed(1)], 0), { name: 'InvalidError', message: /append\(\) needs a transaction/ });
-    await assert.rejects(store.load(pool, 'order-1'), { name: 'InvalidError', message: /load\(\) needs a transaction/ });
+    assert.deepEqual(await store.load(pool, 'order-none'), [], 'a load takes a pool');
     const circular = {};
     circular.self = circular;
     const bad = [
@@ -570,4 +570,72 @@ test('local keys come from files and from the environment', async () => {
     } finally {
         rmSync(folder, { recursive: true });
     }
+});
+
+/** Counts the statements that a body sends. */
+async function statements(body) {
+    const { query } = pg.Client.prototype;
+    const seen = [];
+    pg.Client.prototype.query = function (config, ...rest) {
+        seen.push(typeof config === 'string' ? config : config.name);
+        return query.call(this, config, ...rest);
+    };
+    try {
+        await body();
+    } finally {
+        pg.Client.prototype.query = query;
+    }
+    return seen;
+}
+
+test('the statements of events are prepared, and a decision without a transaction is two of them', async (t) => {
+    class Counter extends Aggregate {
+        static category = 'counter';
+        n = 0;
+        handlers = { 'counter.added': ({ n }) => { this.n += n; } };
+        add(n) {
+            this.raise('counter.added', { n });
+        }
+        snapshot() {
+            return { n: this.n };
+        }
+        restore({ n }) {
+            this.n = n;
+        }
+    }
+    const own = new pg.Pool({ connectionString: pool.options.connectionString, max: 1 });
+    t.after(() => own.end());
+    const store = new EventStore();
+    const counters = new Repository(store, Counter, { retry: { wait: 0.01 } });
+    const id = String(streams += 1);
+    // The first answers show that there is no pooler.
+    for (let i = 0; i < 3; i += 1) await counters.decide(own, id, (counter) => counter.add(1));
+    const seen = await statements(() => counters.decide(own, id, (counter) => counter.add(1)));
+    assert.equal(seen.length, 2, seen.join('\n'));
+    assert.ok(seen.every((name) => /^pg_outbox_\w+$/.test(name)), seen.join('\n'));
+    const { rows } = await own.query("select count(*)::int as n from pg_prepared_statements where name like 'pg_outbox_%' and statement ~ 'outbox.(load|append_many)'");
+    assert.equal(rows[0].n, 2);
+    assert.equal((await statements(() => counters.execute(own, id, (counter) => counter.add(1)))).length, 4);
+    assert.equal((await counters.load(own, id)).n, 5);
+    const nothing = await counters.decide(own, id, (counter) => counter.n);
+    assert.deepEqual([nothing.result, nothing.appended], [5, undefined]);
+    await assert.rejects(counters.decide(own, id, () => { throw new Error('no'); }), /no/);
+    assert.equal((await counters.load(own, id)).n, 5);
+    // Another transaction is first, so that it is decided again.
+    let tries = 0;
+    const { aggregate } = await counters.decide(own, id, async (counter) => {
+        if ((tries += 1) === 1) await counters.execute(pool, id, (other) => other.add(10));
+        counter.add(1);
+    });
+    assert.deepEqual([tries, aggregate.n, aggregate.version], [2, 16, 7]);
+    // An inline projection is one with the append.
+    const undo = store.onAppend(async () => { throw new Error('refused'); });
+    await assert.rejects(counters.decide(own, id, (counter) => counter.add(1)), /refused/);
+    undo();
+    assert.equal((await counters.load(own, id)).version, 7, 'nothing was appended');
+    const kept = new Repository(store, Counter, { snapshotEvery: 2 });
+    await kept.decide(own, id, (counter) => counter.add(1));
+    assert.equal((await new Outbox(own).loadSnapshot({ stream: `counter-${id}` }))[0].version, 8);
+    await kept.decide(own, id, (counter) => counter.add(1));
+    assert.equal((await kept.load(own, id)).n, 18);
 });

@@ -92,6 +92,11 @@ test('what only enqueues loads no native module, and nothing of workers, webhook
     assert.deepEqual(files.filter((file) => !file.startsWith('client/')), ['enqueue.js']);
 });
 
+test('KMS without its package says what is missing', () => {
+    const script = "const { AwsKms } = require('pg-outbox/events'); new AwsKms({ masterKey: 'x' }).wrap(Buffer.alloc(32), 'x').catch((error) => console.log(error.name, error.message));";
+    assert.equal(node(['-e', script]), 'InvalidError @aws-sdk/client-kms could not be loaded\n');
+});
+
 /** Bundles a handler as for AWS Lambda, and returns the folder in which there is nothing but the bundle. */
 function bundled(t, source, format) {
     const out = mkdtempSync(join(tmpdir(), 'pg-outbox-lambda-'));
@@ -191,7 +196,7 @@ test('the programs of EVENTS.md do what it shows, and the shop is short', async 
     const page = readFileSync(join(here, 'EVENTS.md'), 'utf8');
     const files = new Map();
     for (const [, name, code] of page.matchAll(/```js\n\/\/ (\S+)\n([\s\S]*?)```/g)) files.set(name, (files.get(name) ?? '') + code);
-    assert.deepEqual([...files.keys()], ['order.mjs', 'shop.mjs', 'order.test.mjs', 'private.mjs']);
+    assert.deepEqual([...files.keys()], ['order.mjs', 'shop.mjs', 'order.test.mjs', 'database.test.mjs', 'private.mjs']);
     assert.equal([...page.matchAll(/```js/g)].length, [...page.matchAll(/```js\n\/\/ /g)].length, 'each example belongs to a program');
     const lines = ['order.mjs', 'shop.mjs'].flatMap((name) => files.get(name).split('\n')).filter((line) => line.trim() !== '' && !/^\s*[})\];]+\)?;?$/.test(line));
     assert.ok(lines.length < 120, `${lines.length} lines`);
@@ -208,6 +213,7 @@ test('the programs of EVENTS.md do what it shows, and the shop is short', async 
     }
     const { NODE_TEST_CONTEXT: _, ...env } = process.env;
     assert.match(node(['--test', 'order.test.mjs'], { env }), /# pass 1\n|pass 1/);
+    assert.match(node(['--test', 'database.test.mjs'], { env: { ...env, PG_OUTBOX_TEST_DSN: server.dsn } }), /# pass 1\n|pass 1/);
 });
 
 test('the other examples of the README are JavaScript', () => {

@@ -5,6 +5,7 @@ import pg from 'pg';
 import postgres from 'postgres';
 
 import { defineTopics, enqueue, FatalError, Outbox, Reader, transaction, unchecked, Worker } from '../dist/index.mjs';
+import { EventStore } from '../dist/events.mjs';
 import { startServer, waitFor } from './server.mjs';
 
 let server;
@@ -130,6 +131,22 @@ for (const [driver, connect] of Object.entries(drivers)) {
         assert.equal((await running).completed, 30);
         await projecting;
         assert.deepEqual(lines.filter((line) => !line.startsWith('info ') && !/notifications do not come/.test(line)), []);
+    });
+}
+
+for (const [driver, connect] of Object.entries(drivers)) {
+    test(`${driver}: events through a pooler of transactions, of which no statement is prepared`, async (t) => {
+        const url = through.transaction(await server.database());
+        const clients = Array.from({ length: 4 }, () => connect(url));
+        t.after(() => Promise.all(clients.map(({ end }) => end())));
+        const store = new EventStore();
+        await Promise.all(clients.map(async ({ client }, n) => {
+            for (let i = 1; i <= 20; i += 1) {
+                await transaction(client, (tx) => store.append(tx, `n-${n}`, [{ type: 'a', data: i }], i - 1));
+                assert.equal((await store.load(client, `n-${n}`)).length, i);
+                assert.equal((await transaction(client, (tx) => store.load(tx, `n-${(n + 1) % 4}`, 1000))).length, 0);
+            }
+        }));
     });
 }
 

@@ -1,12 +1,13 @@
 // Subscriptions and projections on a real server.
 import assert from 'node:assert/strict';
 import { fork } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { after, before, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import pg from 'pg';
 
-import { ANY, currentContext, EventRegistry, EventStore, FieldEncryption, LocalKeys, ProjectionEngine, ProjectionError, subscribeAll, subscribeCategory, subscribeStream, transaction, unchecked, Upcasters, withContext } from '../dist/events.mjs';
+import { ANY, currentContext, EventRegistry, EventStore, FieldEncryption, LocalKeys, progressBar, progressLine, ProjectionEngine, ProjectionError, subscribeAll, subscribeCategory, subscribeStream, transaction, unchecked, Upcasters, withContext } from '../dist/events.mjs';
 import { InvalidError, Outbox } from '../dist/index.mjs';
 import { settled } from '../dist/testing.mjs';
 import { startServer, waitFor } from './server.mjs';
@@ -238,6 +239,69 @@ test('a rebuild that cannot go on ends with an error', async (t) => {
     release();
     await aborted;
     assert.equal((await pool.query("select from outbox.audit where action = 'cursor_reset'")).rowCount, 5);
+});
+
+test('several projections are rebuilt at the same time, and one that fails does not end the others', async (t) => {
+    const { pool, store, append } = await setUp(t);
+    await pool.query(TABLE);
+    const engine = new ProjectionEngine(pool, store, QUICK);
+    let meeting;
+    let inside = 0;
+    let most = 0;
+    for (const name of ['a', 'b', 'c', 'd']) {
+        const projection = noting(name);
+        const { handle } = projection;
+        projection.handle = async (tx, events) => {
+            inside += 1;
+            most = Math.max(most, inside);
+            // Each of two waits for the other one.
+            if (inside === 2) meeting.resolve();
+            await meeting.promise;
+            inside -= 1;
+            if (name === 'c') throw new Error('c is broken');
+            await handle(tx, events);
+        };
+        engine.register(projection);
+    }
+    engine.register({ ...noting('no clear'), clear: undefined });
+    await append('a-1', 1, 2, 3);
+    await settled(pool);
+    const barrier = () => {
+        let resolve;
+        const promise = new Promise((done) => (resolve = done));
+        return { promise, resolve };
+    };
+    meeting = barrier();
+    const reported = new Set();
+    await assert.rejects(engine.rebuildAll({ concurrency: 2, onProgress: ({ projection }) => reported.add(projection) }), /c is broken/);
+    assert.equal(most, 2);
+    for (const name of ['a', 'b', 'd']) assert.equal((await noted(pool, name)).length, 3, name);
+    assert.deepEqual([...reported].filter((name) => name !== 'c').sort(), ['a', 'b', 'd']);
+    meeting = { promise: Promise.resolve(), resolve: () => {} };
+    most = 0;
+    const head = await store.lastPosition(pool);
+    assert.deepEqual(await engine.rebuildAll({ names: ['a', 'b'], concurrency: 1 }), { a: head, b: head });
+    assert.equal(most, 1);
+    await assert.rejects(engine.rebuildAll({ names: ['a', 'nope'] }), ProjectionError);
+    await assert.rejects(engine.rebuildAll({ names: ['c', 'no clear'] }), (error) => error instanceof AggregateError && error.errors.length === 2);
+});
+
+test('progress is bars on a terminal, and lines elsewhere', () => {
+    const cases = JSON.parse(readFileSync(new URL('../../../tests/conformance/toolkit/progress.json', import.meta.url), 'utf8'));
+    for (const { bar, plain, width, seconds_left: secondsLeft, ...progress } of cases) {
+        assert.equal(progressLine({ ...progress, secondsLeft }, { width }), bar);
+        assert.equal(progressLine({ ...progress, secondsLeft }, { width, bar: false }), plain);
+    }
+    const shown = (options) => {
+        let text = '';
+        const show = progressBar({ write: (part) => (text += part), ...options });
+        for (const [projection, done] of [['a', 1], ['bb', 1], ['a', 2]]) show({ projection, done, total: 2, rate: 1, secondsLeft: 2 - done });
+        return text;
+    };
+    assert.equal(shown({}), ['a   50 %  1 of 2  1/s  1 s left', 'bb   50 %  1 of 2  1/s  1 s left', 'a  100 %  2 of 2  1/s  done', ''].join('\n'));
+    const line = (name, percent, rest, filled) => `\r\x1b[2K${name}  [${'#'.repeat(filled)}${'.'.repeat(20 - filled)}]  ${percent} %  ${rest}`.slice(0, 5 + 30) + '\n';
+    const half = (name) => line(name, ' 50', '1 of 2', 10);
+    assert.equal(shown({ isTTY: true, columns: 31 }), `${half('a')}\x1b[1A${half('a ')}${half('bb')}\x1b[2A${line('a ', '100', '2 of 2', 20)}${half('bb')}`);
 });
 
 test('a projection that is started while it stops begins again', async (t) => {

@@ -53,6 +53,7 @@ test('the clock and the ids are fixed inside, and free outside', async () => {
     await fixed({ now: '2026-02-03T04:05:06Z', ids: 'n' }, async () => {
         assert.deepEqual([newId(), newId(), now().toISOString()], ['n1', 'n2', '2026-02-03T04:05:06.000Z']);
     });
+    await fixed({}, async () => assert.equal(newId() && newId(), '00000000-0000-0000-0000-000000000002', 'ids of events are UUIDs'));
     assert.notEqual(newId(), newId());
     assert.deepEqual(currentContext(), {});
 });

@@ -2,8 +2,12 @@
 //!
 //! The fields of one event are one call, with JSON text in and out, so that numbers stay as they were written.
 
+use std::collections::HashSet;
+
 use outbox_core::encrypt::{self, Cipher, NONCE_LENGTH, Place};
 use outbox_core::upcast::Chains as CoreChains;
+use pg_outbox::Outbox;
+use pg_outbox::tokio_postgres::types::Type;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use serde_json::Value;
@@ -100,14 +104,32 @@ fn unwrap_key<'py>(py: Python<'py>, master: &[u8], wrapped: &[u8], name: &str) -
     Ok(PyBytes::new(py, &key.map_err(|e| failed(py, e))?))
 }
 
-/// Returns rows of events with their data as JSON text in a text.
-pub(crate) fn with_text(mut rows: Vec<Value>) -> Vec<Value> {
+/// Returns rows of events with their data as JSON text in a text. The data of an event that was erased is null.
+pub(crate) async fn with_text(outbox: &Outbox, mut rows: Vec<Value>) -> Result<Vec<Value>, pg_outbox::Error> {
+    // As JSON, a row has null both for the null of JSON and for data that is gone. Few events have either of them.
+    let unclear: Vec<(&str, i64)> = rows
+        .iter()
+        .filter(|row| row["data"].is_null() && row["body"].is_null())
+        .filter_map(|row| Some((row["stream"].as_str()?, row["version"].as_i64()?)))
+        .collect();
+    let null = if unclear.is_empty() { HashSet::new() } else { json_nulls(outbox, &unclear).await? };
     for row in &mut rows {
-        if let Some(data) = row.get_mut("data").filter(|data| !data.is_null()) {
+        let is_null = row["message_id"].as_i64().is_some_and(|id| null.contains(&id));
+        if let Some(data) = row.get_mut("data").filter(|data| is_null || !data.is_null()) {
             *data = Value::String(data.to_string());
         }
     }
-    rows
+    Ok(rows)
+}
+
+/// Returns the message ids of those of the events, named by stream and version, whose data is the null of JSON.
+async fn json_nulls(outbox: &Outbox, events: &[(&str, i64)]) -> Result<HashSet<i64>, pg_outbox::Error> {
+    let sql = "select e.message_id from unnest($1, $2) as k(stream, version)
+        cross join lateral outbox.load(k.stream, k.version, 1) e where e.version = k.version and e.data is not null";
+    let (streams, versions): (Vec<&str>, Vec<i64>) = events.iter().copied().unzip();
+    let session = outbox.session().await?;
+    let found = session.query_typed(sql, &[(&streams, Type::TEXT_ARRAY), (&versions, Type::INT8_ARRAY)]).await?;
+    found.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
 /// The versions of event types that have upcasters.

@@ -447,6 +447,20 @@ def test_aggregates_load_decide_and_save(dsn):
         type("Bad", (Aggregate,), {"category": "a-b"})
 
 
+def test_a_decision_needs_no_transaction_around_it(dsn):
+    with psycopg.connect(dsn, autocommit=True) as conn, psycopg.connect(dsn, autocommit=True) as other:
+        order = orders.load(conn, "1")
+        order.place(Decimal("9.99"))
+        orders.save(conn, order)
+        stale, first = orders.load(conn, "1"), orders.load(other, "1")
+        first.pay("ann")
+        orders.save(other, first)
+        stale.pay("eve")
+        with pytest.raises(ConcurrencyError):
+            orders.save(conn, stale)
+        assert orders.load(conn, "1").payers == ["ann"]
+
+
 def test_execute_tries_again_in_a_new_transaction(dsn):
     seen = []
 

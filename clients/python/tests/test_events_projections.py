@@ -1,8 +1,11 @@
 """Subscriptions and projections of events: no gap, every effect once, none passed over, whatever fails."""
 
 import asyncio
+import io
 import itertools
+import json
 import logging
+import pathlib
 import signal
 import subprocess
 import sys
@@ -22,9 +25,12 @@ from pg_outbox.events import (
     LocalKeys,
     MessagePack,
     NewEvent,
+    ProgressBar,
     ProjectionEngine,
     ProjectionError,
+    RebuildProgress,
     SchemaError,
+    progress_line,
 )
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import sessionmaker
@@ -369,6 +375,77 @@ def test_a_rebuild_applies_all_again(table):
     assert made.rebuild("totals", clear=lambda conn: conn.execute("truncate effect"), from_position=490) == 10
 
 
+def test_several_are_rebuilt_at_the_same_time(table):
+    append(table, range(3))
+    made = engine(table)
+    with psycopg.connect(table) as conn:
+        conn.execute("create table many (name text, i int)")
+    # Each of two waits for the other one.
+    meeting = threading.Barrier(2, timeout=60)
+    inside, most, lock, met = 0, 0, threading.Lock(), set()
+
+    def handler(name):
+        def handle(conn, events):
+            nonlocal inside, most
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            # A handler that has failed is called again, alone.
+            if name not in met:
+                met.add(name)
+                meeting.wait()
+            with lock:
+                inside -= 1
+            if name == "c":
+                raise LookupError("c is broken")
+            for event in events:
+                conn.execute("insert into many values (%s, %s)", [name, event.data])
+
+        return handle
+
+    for name in "abcd":
+        made.register(name, handler(name), lambda: psycopg.connect(table))
+    clear = {name: lambda conn, name=name: conn.execute("delete from many where name = %s", [name]) for name in "abcd"}
+    reported = []
+    with pytest.raises(LookupError, match="c is broken"):
+        made.rebuild_all(clear, concurrency=2, progress=lambda one: reported.append(one.projection))
+    with psycopg.connect(table) as conn:
+        assert conn.execute("select name, count(*) from many group by name order by name").fetchall() == [("a", 3), ("b", 3), ("d", 3)]
+    assert most == 2 and {"a", "b", "d"} <= set(reported)
+    with pytest.raises(ProjectionError):
+        made.rebuild_all({"a": clear["a"], "nope": clear["a"]})
+    with pytest.raises(ValueError):
+        made.rebuild_all({}, concurrency=0)
+    assert made.rebuild_all({name: clear[name] for name in "ab"}, concurrency=1) == {"a": 3, "b": 3}
+
+
+def test_progress_is_bars_on_a_terminal_and_lines_elsewhere(monkeypatch):
+    cases = json.loads((pathlib.Path(__file__).resolve().parents[3] / "tests/conformance/toolkit/progress.json").read_text())
+    for one in cases:
+        progress = RebuildProgress(one["projection"], one["done"], one["total"], one["rate"], one["seconds_left"])
+        assert progress_line(progress, width=one["width"]) == one["bar"]
+        assert progress_line(progress, bar=False, width=one["width"]) == one["plain"]
+
+    def shown(is_terminal):
+        stream = io.StringIO()
+        stream.isatty = lambda: is_terminal
+        bar = ProgressBar(stream)
+        for name, done in (("a", 1), ("bb", 1), ("a", 2)):
+            bar(RebuildProgress(name, done, 2, 1.0, 2.0 - done))
+        return stream.getvalue()
+
+    assert shown(False).splitlines() == ["a   50 %  1 of 2  1/s  1 s left", "bb   50 %  1 of 2  1/s  1 s left", "a  100 %  2 of 2  1/s  done"]
+    monkeypatch.setenv("COLUMNS", "31")
+
+    def line(name, percent, rest, filled):
+        return "\r\x1b[2K" + f"{name}  [{'#' * filled}{'.' * (20 - filled)}]  {percent} %  {rest}"[:30] + "\n"
+
+    def half(name):
+        return line(name, " 50", "1 of 2", 10)
+
+    assert shown(True) == f"{half('a')}\x1b[1A{half('a ')}{half('bb')}\x1b[2A{line('a ', '100', '2 of 2', 20)}{half('bb')}"
+
+
 def test_encrypted_events_in_projections(table):
     keys = FieldEncryption(
         LocalKeys({"m": b"1" * 32}), {"p": ["name"]}, master_key="m", per="subject", subject=lambda e: e.data["id"], cache_seconds=0,
@@ -563,6 +640,9 @@ def test_json_null_is_not_erased(table):
     made.register("a", lambda conn, events: seen.extend((event.data, event.redacted) for event in events), lambda: psycopg.connect(table))
     made.drain("a")
     assert seen == [(None, False), (None, True)]
+    outbox = pg_outbox.Outbox(table)
+    for events in (store.subscribe_all(outbox), store.subscribe_category(outbox, "n", buffer=1), store.subscribe_stream(outbox, "n-1")):
+        assert [(event.data, event.redacted) for _, event in zip(range(2), events, strict=False)] == [(None, False), (None, True)]
 
 
 def test_the_repr_of_an_event_has_no_data(table):

@@ -1,4 +1,4 @@
-"""Providers of master keys over the network: a server with the interface of Vault's transit engine, and KMS."""
+"""Providers of master keys over the network: OpenBao, which has the interface of Vault, a double that answers badly, and KMS."""
 
 import base64
 import http.server
@@ -19,6 +19,7 @@ from pg_outbox.events import (
     NewEvent,
     VaultKeys,
 )
+from vault import Vault as OpenBao
 
 LOCAL = LocalKeys({"m1": secrets.token_bytes(32), "a/b": secrets.token_bytes(32)})
 
@@ -143,3 +144,90 @@ def test_the_token_of_vault_is_in_no_error(vault, monkeypatch):
         with pytest.raises(EncryptionError) as caught:
             VaultKeys(token=token).wrap(b"\7" * 32, "m1")
         assert "secret" not in str(caught.value) and caught.value.__cause__ is None and caught.value.__context__ is None
+
+
+@pytest.fixture(scope="module")
+def openbao():
+    server = OpenBao()
+    yield server
+    server.end()
+
+
+@pytest.fixture
+def transit(openbao, monkeypatch):
+    monkeypatch.setenv("VAULT_ADDR", openbao.address)
+    monkeypatch.setenv("VAULT_TOKEN", "root")
+    return openbao
+
+
+def test_keys_of_vault_are_rotated_and_retired(dsn, transit):
+    keys = VaultKeys()
+    old = keys.wrap(b"\7" * 32, "m1")
+    transit.ask("transit/keys/m1/rotate")
+    new = keys.wrap(b"\7" * 32, "m1")
+    assert old.startswith(b"vault:v1:") and new.startswith(b"vault:v2:") and keys.unwrap(old, "m1") == keys.unwrap(new, "m1") == b"\7" * 32
+    store = EventStore(encryption=FieldEncryption(keys, {"p": ["name"]}, master_key="m1"))
+    with psycopg.connect(dsn) as conn:
+        store.append(conn, "p-1", [NewEvent("p", {"name": "Ada"})])
+        assert store.load(conn, "p-1")[0].data == {"name": "Ada"}
+    transit.ask("transit/keys/m1/config", {"min_decryption_version": 2})
+    assert keys.unwrap(new, "m1") == b"\7" * 32
+    with pytest.raises(EncryptionError, match="refused to decrypt"):
+        keys.unwrap(old, "m1")
+    for damaged in (b"vault:v9:AAAA", b"vault:v1", b"AAAA", new[:-8] + b"AAAAAAA=", b"vault:v2:%"):
+        with pytest.raises(EncryptionError):
+            keys.unwrap(damaged, "m1")
+
+
+def test_vault_refuses(transit):
+    with pytest.raises(KeyNotFoundError):
+        VaultKeys().unwrap(b"vault:v1:AAAA", "none")
+    transit.ask("transit/keys/m2")
+    user = VaultKeys(token="user")
+    assert user.unwrap(user.wrap(b"\7" * 32, "m2"), "m2") == b"\7" * 32
+    for keys, name in ((user, "none"), (VaultKeys(token="wrong"), "m2")):
+        with pytest.raises(EncryptionError, match="403"):
+            keys.wrap(b"\7" * 32, name)
+    with pytest.raises(KeyNotFoundError):
+        VaultKeys(mount="elsewhere").wrap(b"\7" * 32, "m2")
+    team = VaultKeys(namespace="team", mount="team-transit")
+    assert team.unwrap(team.wrap(b"\7" * 32, "m2"), "m2") == b"\7" * 32
+    with pytest.raises(EncryptionError):
+        team.unwrap(user.wrap(b"\7" * 32, "m2"), "m2")
+    transit.ask("sys/seal")
+    with pytest.raises(KeyUnavailableError) as caught:
+        user.wrap(b"\7" * 32, "m2")
+    assert caught.value.kind == "retry"
+    transit.unseal()
+    user.wrap(b"\7" * 32, "m2")
+
+
+def test_kms_over_http(monkeypatch):
+    """A server of moto, over HTTP, with what Node has wrapped."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        import boto3
+
+        client = boto3.client(
+            "kms", endpoint_url=f"http://{host}:{port}", region_name="eu-central-1", aws_access_key_id="test", aws_secret_access_key="test"
+        )
+        key = client.create_key()["KeyMetadata"]["KeyId"]
+        client.create_alias(AliasName="alias/events", TargetKeyId=key)
+        keys = KmsKeys(client)
+        for name in (key, "alias/events"):
+            assert keys.unwrap(keys.wrap(b"\7" * 32, name), name) == b"\7" * 32
+        # Every client binds a data key to this.
+        other = client.encrypt(KeyId=key, Plaintext=b"\7" * 32, EncryptionContext={"pg_outbox": "key.v1"})["CiphertextBlob"]
+        assert keys.unwrap(other, key) == b"\7" * 32
+        unbound = client.encrypt(KeyId=key, Plaintext=b"\7" * 32)["CiphertextBlob"]
+        with pytest.raises(EncryptionError, match="refused to decrypt"):
+            keys.unwrap(unbound, key)
+        with pytest.raises(KeyNotFoundError):
+            keys.wrap(b"\7" * 32, "alias/none")
+    finally:
+        server.stop()
+    with pytest.raises(KeyUnavailableError) as caught:
+        keys.wrap(b"\7" * 32, key)
+    assert caught.value.kind == "retry"

@@ -1,7 +1,10 @@
-"""Read models do the same over SQLAlchemy and in memory."""
+"""Read models do the same over SQLAlchemy and in memory: tests/conformance/toolkit/read_models.json, and what Python adds."""
 
 import dataclasses
+import datetime as dt
 import inspect
+import json
+import pathlib
 
 import pg_outbox
 import psycopg
@@ -12,39 +15,39 @@ from pg_outbox.events.read_models import InMemoryReadModel, Page, ReadModel
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
+from test_conformance import match
 
-TABLE = sa.Table(
-    "totals", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), sa.Column("name", sa.Text), sa.Column("amount", sa.Integer),
-    sa.Column("tags", pg.ARRAY(sa.Text)),
-)
-PAIRS = sa.Table("pairs", sa.MetaData(), sa.Column("a", sa.Integer, primary_key=True), sa.Column("b", sa.Text, primary_key=True))
+CASES = json.loads((pathlib.Path(__file__).resolve().parents[3] / "tests/conformance/toolkit/read_models.json").read_text())
+TYPES = {
+    "int": sa.Integer, "text": sa.Text, "boolean": sa.Boolean, "text[]": pg.ARRAY(sa.Text), "jsonb": pg.JSONB(none_as_null=True),
+    "timestamptz": sa.DateTime(timezone=True),
+}
+METADATA = sa.MetaData()
+TABLES = {
+    name: sa.Table(name, METADATA, *(sa.Column(column, TYPES[kind], primary_key=column in table["key"]) for column, kind in table["columns"].items()))
+    for name, table in CASES["tables"].items()
+}
 
 
 @dataclasses.dataclass
-class Total:
-    id: int
-    name: str | None = None
-    amount: int | None = None
-    tags: list[str] = dataclasses.field(default_factory=list)
+class Pair:
+    a: int
+    b: str
 
 
 class Model(pydantic.BaseModel):
     id: int
     name: str | None
-    amount: int | None
-    tags: list[str]
-
-
-ROWS = [
-    Total(1, "ann", 10, ["a"]), Total(2, "bob", 20, ["a", "b"]), Total(3, "cid", None, []), Total(4, None, 40, ["c"]), Total(5, "a%b", 50, ["b"]),
-]
+    amount: int | None = None
+    tags: list[str] | None = None
 
 
 @pytest.fixture
 def table(dsn):
     with psycopg.connect(dsn) as conn:
-        conn.execute("create table totals (id int primary key, name text, amount int, tags text[])")
-        conn.execute("create table pairs (a int, b text, primary key (a, b))")
+        for name, one in CASES["tables"].items():
+            columns = ", ".join(f"{column} {kind}" for column, kind in one["columns"].items())
+            conn.execute(f"create table {name} ({columns}, primary key ({', '.join(one['key'])}))")
     return dsn
 
 
@@ -52,62 +55,77 @@ async def got(value):
     return await value if inspect.isawaitable(value) else value
 
 
-async def scenario(conn, model):
-    ids = lambda page: [one.id for one in page.items]
-    for row in ROWS:
-        await got(model.insert(conn, row))
-    assert await got(model.get(conn, 2)) == ROWS[1]
-    assert await got(model.get_many(conn, [4, 99, 1])) == [ROWS[3], ROWS[0]] and await got(model.get_many(conn, [])) == []
-    for where, expected in (
-        ([("amount", "=", 10)], [1]), ([("amount", "!=", 10)], [2, 4, 5]), ([("amount", ">", 20)], [4, 5]), ([("amount", ">=", 20)], [2, 4, 5]),
-        ([("amount", "<", 20)], [1]), ([("amount", "<=", 20)], [1, 2]), ([("id", "in", [1, 5])], [1, 5]), ([("id", "not in", [1, 5])], [2, 3, 4]),
-        ([("name", "like", "a%")], [1, 5]), ([("amount", "is null")], [3]), ([("amount", "is not null")], [1, 2, 4, 5]),
-        ([("tags", "contains", "b")], [2, 5]), ([("amount", "between", 10, 40)], [1, 2, 4]), ([("amount", ">", 10), ("name", "like", "b%")], [2]),
-        ([("amount", "not in", [10])], [2, 4, 5]), ([("name", "=", "'; drop table totals --")], []),
-    ):
-        assert ids(await got(model.find(conn, where=where))) == expected, where
-        assert await got(model.count(conn, where=where)) == len(expected)
-    assert ids(await got(model.find(conn, order=["-amount"]))) == [3, 5, 4, 2, 1] and ids(await got(model.find(conn, order=["amount"]))) == [1, 2, 4, 5, 3]
-    page = await got(model.find(conn, limit=2, offset=2, with_total=True))
-    assert (ids(page), page.has_more, page.total) == ([3, 4], True, 5)
-    assert (await got(model.find(conn, limit=2, offset=3))) == Page(ROWS[3:], False, None)
-    assert (await got(model.find_one(conn, where=[("amount", ">", 10)], order=["-id"]))).id == 5
-    assert await got(model.find_one(conn, where=[("amount", ">", 100)])) is None
-    with pytest.raises(pg_outbox.ConflictError):
-        await got(model.insert(conn, ROWS[0]))
-    await got(model.update(conn, 1, amount=11))
-    await got(model.upsert(conn, Total(2, "new", 21, [])))
-    await got(model.upsert(conn, {"id": 6, "name": "f", "amount": 1, "tags": []}))
-    assert (await got(model.get(conn, 1))).amount == 11 and (await got(model.get(conn, 2))).name == "new" and (await got(model.get(conn, 6))).name == "f"
-    await got(model.delete(conn, 6))
-    for call in (lambda: model.get(conn, 6), lambda: model.update(conn, 6, amount=1), lambda: model.delete(conn, 6)):
-        with pytest.raises(pg_outbox.NotFoundError):
-            await got(call())
-    for call in (
-        lambda: model.find(conn, where=[("nope", "=", 1)]), lambda: model.find(conn, where=[("name", "~", 1)]), lambda: model.find(conn, order=["nope"]),
-        lambda: model.find(conn, limit=0), lambda: model.find(conn, limit=10**6), lambda: model.find(conn, where=[("amount", "between", 1)]),
-        lambda: model.find(conn, where=[("name",)]), lambda: model.delete_many(conn, where=[]), lambda: model.insert(conn, 5), lambda: model.update(conn, 1, nope=1),
-    ):
-        with pytest.raises(pg_outbox.InvalidError):
-            await got(call())
-    assert await got(model.delete_many(conn, where=[("amount", ">=", 40)])) == 2
-    assert await got(model.clear(conn)) == 3 and await got(model.count(conn)) == 0
+def given(name, value):
+    """Returns a value of a step as Python has it: times, and keys of several columns."""
+    if isinstance(value, dict):
+        return {one: time(item) if one == "at" else item for one, item in value.items()}
+    if name == "where":
+        return [(*one[:2], *(map(time, one[2:]) if one[0] == "at" else one[2:])) for one in value]
+    if name == "key":
+        return tuple(value) if isinstance(value, list) else value
+    return [given("key", key) for key in value] if name == "keys" else value
+
+
+def time(value):
+    return value if value is None else dt.datetime.fromisoformat(value.replace("Z", "+00:00").replace(".5+", ".500000+"))
+
+
+def plain(value):
+    """Returns a result as the steps expect it."""
+    if isinstance(value, Page):
+        return {"items": [plain(item) for item in value.items], "has_more": value.has_more, "total": value.total}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: item.astimezone(dt.timezone.utc) if isinstance(item, dt.datetime) else item for name, item in value.items()}
+    return value
+
+
+def wanted(value):
+    if isinstance(value, list):
+        return [wanted(item) for item in value]
+    if isinstance(value, dict):
+        return {name: time(item) if name == "at" else wanted(item) for name, item in value.items()}
+    return value
+
+
+def call(model, conn, do, args):
+    args = {name: given(name, value) for name, value in args.items() if name != "table"}
+    if do in ("insert", "upsert"):
+        return getattr(model, do)(conn, args["row"])
+    if do == "update":
+        return model.update(conn, args["key"], **args["values"])
+    if do in ("get", "delete", "get_many"):
+        return getattr(model, do)(conn, args["keys" if do == "get_many" else "key"])
+    assert do in ("find", "find_one", "count", "delete_many", "clear"), do
+    return getattr(model, do)(conn, **args)
+
+
+async def run(conn, models):
+    for i, step in enumerate(CASES["steps"]):
+        assert set(step) <= {"do", "args", "expect", "error"}
+        where = f"step {i + 1} ({step['do']} {step['args']})"
+        if "error" in step:
+            with pytest.raises(pg_outbox.OutboxError) as caught:
+                await got(call(models[step["args"]["table"]], conn, step["do"], step["args"]))
+            assert {"kind": caught.value.kind, "code": caught.value.code, "name": caught.value.name} == step["error"], where
+            continue
+        result = plain(await got(call(models[step["args"]["table"]], conn, step["do"], step["args"])))
+        if "expect" in step:
+            match(result, wanted(step["expect"]), where)
 
 
 async def test_blocking(table):
     engine = sa.create_engine(table.replace("postgresql://", "postgresql+psycopg://"))
     with Session(engine) as session:
-        await scenario(session, ReadModel(TABLE, Total))
+        await run(session, {name: ReadModel(one) for name, one in TABLES.items()})
     with engine.begin() as conn:
-        pairs = ReadModel(PAIRS)
-        pairs.upsert(conn, {"a": 1, "b": "x"})
-        pairs.upsert(conn, {"a": 1, "b": "x"})
-        assert pairs.get(conn, (1, "x")) == {"a": 1, "b": "x"} and pairs.count(conn) == 1
-        with pytest.raises(pg_outbox.InvalidError):
-            pairs.get(conn, 1)
-        models = ReadModel(TABLE, Model)
+        pairs = ReadModel(TABLES["pairs"], Pair)
+        pairs.insert(conn, Pair(1, "x"))
+        assert pairs.get(conn, (1, "x")) == Pair(1, "x") and pairs.find(conn) == Page([Pair(1, "x")], False)
+        models = ReadModel(TABLES["totals"])
         models.insert(conn, Model(id=1, name="a", amount=1, tags=[]))
-        assert isinstance(models.get(conn, 1), Model)
+        assert models.get(conn, 1)["name"] == "a"
     with pytest.raises(pg_outbox.InvalidError):
         pairs.get(engine, (1, "x"))
     engine.dispose()
@@ -117,14 +135,21 @@ async def test_blocking(table):
 async def test_async(table, driver):
     engine = create_async_engine(table.replace("postgresql://", f"postgresql+{driver}://"))
     async with AsyncSession(engine) as session:
-        await scenario(session, ReadModel(TABLE, Total))
+        await run(session, {name: ReadModel(one) for name, one in TABLES.items()})
     await engine.dispose()
 
 
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_in_memory(is_async):
-    model = InMemoryReadModel(Total, is_async=is_async)
-    await scenario(None, model)
-    pending = model.count(None)
+    models = {
+        name: InMemoryReadModel(key=one["key"], columns=list(one["columns"]), is_async=is_async) for name, one in CASES["tables"].items()
+    }
+    await run(None, models)
+    pending = models["totals"].count(None)
     assert inspect.isawaitable(pending) == is_async
     await got(pending)
+    of_a_class = InMemoryReadModel(Model)
+    of_a_class.insert(None, {"id": 1, "name": "a"})
+    assert of_a_class.get(None, 1) == Model(id=1, name="a")
+    with pytest.raises(pg_outbox.InvalidError):
+        of_a_class.find(None, where=[("nope", "=", 1)])

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import pg_outbox
 import pytest
 
 PROGRAMS = [pathlib.Path(__file__).parent / "typed" / name for name in ("app.py", "events.py")]
@@ -50,3 +51,15 @@ def test_pyright_refuses_what_loses_a_message(program):
 def test_the_example_is_clean(check):
     found, out = check(EXAMPLE / "app.py")
     assert found == {}, out
+
+
+def test_the_package_is_right_for_pyright():
+    """mypy --strict is a part of scripts/test."""
+    package = pathlib.Path(pg_outbox.__file__).parent
+    command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, str(package)]
+    out = subprocess.run(command, capture_output=True, text=True, check=False, cwd=package.parent).stdout
+    if not out.startswith("{"):
+        pytest.skip("pyright needs Node")
+    found = json.loads(out)
+    errors = [f"{d['file']}:{d['range']['start']['line'] + 1}: {d['message']}" for d in found["generalDiagnostics"] if d["severity"] == "error"]
+    assert found["summary"]["filesAnalyzed"] > 30 and errors == []

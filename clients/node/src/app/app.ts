@@ -371,7 +371,8 @@ export function connected(client: Executor | undefined): { client: Executor; end
     return { client: pool, end: () => pool.end() };
 }
 
-function pgOf(): any {
+/** Returns the class Pool of pg, as this package or the application has it. */
+export function pgOf(): any {
     const { createRequire } = require('node:module') as typeof import('node:module');
     for (const from of [__filename, `${process.cwd()}/package.json`]) {
         try {

@@ -15,6 +15,8 @@ export type Value = string | null;
 export interface Statement {
     text: string;
     values: Value[];
+    /** The statement comes often. Where the driver and the connection allow it, the server parses and plans it once per session. */
+    often?: boolean;
 }
 
 /** A row as an object of texts. */
@@ -115,7 +117,8 @@ const DRIVERS: Driver[] = [
     {
         name: 'postgres',
         knows: (c) => typeof c === 'function' && has(c, 'unsafe'),
-        run: (c, { text, values }) => c.unsafe(text, values),
+        // With `prepare: false`, which users of poolers set, the driver prepares nothing.
+        run: (c, { text, values, often = false }) => c.unsafe(text, values, { prepare: often }),
         isPool: (c) => has(c, 'begin') && !has(c, 'release'),
         transaction: (c, body) => c.begin(body),
     },
@@ -180,7 +183,7 @@ const DRIVERS: Driver[] = [
         knows: (c) =>
             has(c, 'query') &&
             (isPgPool(c) || 'connectionParameters' in c || [Object.prototype, null].includes(Object.getPrototypeOf(c))),
-        run: (c, { text, values }) => c.query(text, values),
+        run: (c, statement) => (statement.often ? pgOften(c, statement) : c.query(statement.text, statement.values)),
         isPool: isPgPool,
         transaction: pgTransaction,
     },
@@ -248,6 +251,52 @@ export async function transaction<T, C extends Executor = Executor>(client: C, b
     } catch (error) {
         throw typed(error);
     }
+}
+
+/**
+ * Whether the sessions of pg are those of the server. A pooler like PgBouncer shares the sessions of the server between clients, and a
+ * statement that was prepared in one of them is unknown in the next one.
+ */
+const direct = new WeakMap<object, boolean>();
+const names = new Map<string, string>();
+
+/** Returns the name of a prepared statement. It follows from the text, because two copies of this package may share a session. */
+function nameOf(text: string): string {
+    let [a, b] = [0x811c9dc5, 0x9e3779b1];
+    for (let i = 0; i < text.length; i += 1) {
+        a = Math.imul(a ^ text.charCodeAt(i), 0x01000193);
+        b = Math.imul(b ^ text.charCodeAt(i), 0x85ebca6b);
+    }
+    return `pg_outbox_${(a >>> 0).toString(36)}_${(b >>> 0).toString(36)}`;
+}
+
+/** Runs a statement as a prepared one, as soon as it is known that there is no pooler in between. */
+async function pgOften(client: any, statement: Statement): Promise<unknown> {
+    if (!isPgPool(client)) return 'connectionParameters' in client ? pgPrepared(client, statement) : client.query(statement.text, statement.values);
+    const session = await client.connect();
+    // A connection that breaks must not end the process. The pool sees it when it is given back.
+    const ignore = () => {};
+    session.on('error', ignore);
+    try {
+        return await pgPrepared(session, statement);
+    } finally {
+        session.off('error', ignore);
+        session.release();
+    }
+}
+
+async function pgPrepared(client: any, { text, values }: Statement): Promise<unknown> {
+    if (direct.get(client) === undefined) {
+        // The first answer shows it: behind a pooler the process of the session is another one than that of the greeting.
+        const first = await client.query(`select s.*, pg_catalog.pg_backend_pid()::text as "#pid" from (${text}) s`, values);
+        const pid = first.rows[0]?.['#pid'];
+        if (pid !== undefined) direct.set(client, pid === String(client.processID));
+        return first;
+    }
+    if (!direct.get(client)) return client.query(text, values);
+    let name = names.get(text);
+    if (name === undefined) names.set(text, (name = nameOf(text)));
+    return client.query({ name, text, values });
 }
 
 async function pgTransaction<T>(pool: any, body: (tx: any) => Promise<T>): Promise<T> {

@@ -153,6 +153,11 @@ function prepare(name: FunctionName): Prepared {
     return known;
 }
 
+/** Functions that programs with events call again and again, in few forms. */
+const OFTEN: ReadonlySet<string> = new Set([
+    'append_bytes', 'append_many', 'command_begin', 'command_end', 'cursor_advance', 'get_subject_key', 'load', 'load_snapshot', 'saga_find', 'saga_handle', 'saga_load', 'saga_save',
+]);
+
 /** Returns the statement that calls a function of the schema with named arguments. Undefined arguments are left out. */
 export function callStatement(name: FunctionName, args: object = {}): Statement {
     const { signature, byName } = prepare(name);
@@ -176,21 +181,20 @@ export function callStatement(name: FunctionName, args: object = {}): Statement 
         if (!arg[2] && given[key] === undefined) throw invalid(`${name}() needs the argument "${key}"`);
     }
     const call = `outbox.${signature.name}(${parts.join(', ')})`;
-    switch (signature.returns) {
+    return { text: formOf(signature, call), values, ...(OFTEN.has(name) ? { often: true } : {}) };
+}
+
+/** Returns the query around a call, whose only column is the JSON of a row. */
+function formOf({ returns, columns }: Signature, call: string): string {
+    switch (returns) {
         case 'nothing':
-            return { text: `select ${call}::text as r`, values };
+            return `select ${call}::text as r`;
         case 'value':
         case 'values':
-            return {
-                text:
-                    signature.columns[0]?.[1] === 'interval'
-                        ? `select extract(epoch from ${call})::text as r`
-                        : `select to_json(r)::text as r from ${call} r`,
-                values,
-            };
+            return columns[0]?.[1] === 'interval' ? `select extract(epoch from ${call})::text as r` : `select to_json(r)::text as r from ${call} r`;
         default: {
-            const columns = [...signature.columns.map(selected), ...(isEvent(signature.columns) ? [ERASED] : [])];
-            return { text: `select row_to_json(s)::text as r from (select ${columns.join(', ')} from ${call} r) s`, values };
+            const chosen = [...columns.map(selected), ...(isEvent(columns) ? [ERASED] : [])];
+            return `select row_to_json(s)::text as r from (select ${chosen.join(', ')} from ${call} r) s`;
         }
     }
 }

@@ -44,11 +44,24 @@ export function withoutContext<T>(body: () => T): T {
     return storage.run({}, body);
 }
 
+/** The clock and the ids where no context says them. Tests replace them. */
+let defaults: Pick<EventContext, 'now' | 'newId'> = {};
+
+/** Replaces clock and ids where no context says them. Returns a function that undoes this. */
+export function withDefaults(given: typeof defaults): () => void {
+    const before = defaults;
+    defaults = given;
+    return () => void (defaults = before);
+}
+
 /** Returns the time of the context's clock. */
-export const now = (): Date => currentContext().now?.() ?? new Date();
+export const now = (): Date => fixedNow() ?? new Date();
+
+/** Returns the time of a clock that was replaced. Undefined: there is none, and the server's clock counts. */
+export const fixedNow = (): Date | undefined => (currentContext().now ?? defaults.now)?.();
 
 /** Returns a new id. */
-export const newId = (): string => currentContext().newId?.() ?? randomUUID();
+export const newId = (): string => (currentContext().newId ?? defaults.newId ?? randomUUID)();
 
 /** Returns the context of something that an event causes: the same correlation, user and tenant, with the event as the cause. */
 export function causedBy(event: { eventId: string | null; webhookId: string; tenant: string | null; metadata: Record<string, unknown> }): EventContext {
@@ -70,4 +83,10 @@ export function metadataOf({ correlationId, causationId, userId, metadata }: Eve
         ...(causationId === undefined ? {} : { causation_id: causationId }),
         ...(userId === undefined ? {} : { user_id: userId }),
     };
+}
+
+/** Returns a new id of an event, which is a UUID: that of the context, if it makes UUIDs. */
+export function newEventId(): string {
+    const id = newId();
+    return /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(id) ? id : randomUUID();
 }

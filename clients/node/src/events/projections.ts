@@ -71,12 +71,27 @@ export interface ProjectionStatus {
 
 /** How far a rebuild is. Numbers are positions of the feed. */
 export interface RebuildProgress {
+    /** The name of the projection. */
+    projection: string;
     done: number;
     total: number;
     /** Positions per second. */
     rate: number;
     /** Null: not known yet. */
     secondsLeft: number | null;
+}
+
+/** Settings of a rebuild. */
+export interface RebuildOptions {
+    /** Called every second, and at the end. {@link progressBar} shows it. */
+    onProgress?: (progress: RebuildProgress) => void;
+    signal?: AbortSignal;
+}
+
+/** Settings of the rebuild of several projections. */
+export interface RebuildAllOptions extends RebuildOptions {
+    names?: readonly string[];
+    concurrency?: number;
 }
 
 interface Entry {
@@ -331,7 +346,7 @@ export class ProjectionEngine<C extends Executor = Executor, Out extends AnyEven
      * second. If the projection is not started here, it is stopped again at the end. Rejects if the rebuild cannot go on: the signal
      * aborts, the projection is stopped, or an event cannot be applied.
      */
-    async rebuild(name: string, { onProgress, signal }: { onProgress?: (progress: RebuildProgress) => void; signal?: AbortSignal } = {}): Promise<number> {
+    async rebuild(name: string, { onProgress, signal }: RebuildOptions = {}): Promise<number> {
         const entry = this.#entry(name);
         const { projection } = entry;
         const consumer = consumerOf(projection);
@@ -361,11 +376,38 @@ export class ProjectionEngine<C extends Executor = Executor, Out extends AnyEven
         return total;
     }
 
+    /**
+     * Rebuilds several projections at the same time, by default all that have a method `clear`, and returns the number of positions of
+     * each. One that fails does not end the others; the errors are thrown when all have ended, more than one as an AggregateError.
+     * `concurrency` is the largest number of rebuilds at a time (4). Each of them needs two connections of the pool.
+     */
+    async rebuildAll({ names, concurrency, ...options }: RebuildAllOptions = {}): Promise<Record<string, number>> {
+        const rebuilt = (one: Projection) => kindOf(one) === 'async' && one.clear !== undefined;
+        const chosen = names ?? [...this.#entries.values()].filter(({ projection }) => rebuilt(projection)).map(({ projection }) => projection.name);
+        for (const name of chosen) this.#entry(name);
+        const totals: Record<string, number> = {};
+        const errors: unknown[] = [];
+        const waiting = [...new Set(chosen)];
+        const worker = async () => {
+            for (let name = waiting.shift(); name !== undefined; name = waiting.shift()) {
+                try {
+                    totals[name] = await this.rebuild(name, options);
+                } catch (error) {
+                    errors.push(error);
+                }
+            }
+        };
+        await Promise.all(Array.from({ length: positive(concurrency, 4, 'concurrency', true) }, worker));
+        if (errors.length > 1) throw new AggregateError(errors, `${errors.length} projections were not rebuilt`);
+        if (errors.length === 1) throw errors[0];
+        return totals;
+    }
+
     /** Waits until a rebuild has come to `total`. `work` is the rebuild, or `shared` the signal that ends the loop that does it. */
     async #progress(
         { projection }: Entry,
         total: number,
-        { work, shared, signal, onProgress }: { work?: Promise<number>; shared?: AbortSignal; signal?: AbortSignal; onProgress?: (progress: RebuildProgress) => void },
+        { work, shared, signal, onProgress }: RebuildOptions & { work?: Promise<number>; shared?: AbortSignal },
     ): Promise<void> {
         const begun = performance.now();
         let over = false;
@@ -380,7 +422,7 @@ export class ProjectionEngine<C extends Executor = Executor, Out extends AnyEven
             if (done >= total || seconds >= told + 1) {
                 told = seconds;
                 const rate = done / Math.max(seconds, 0.001);
-                onProgress?.({ done, total, rate, secondsLeft: done === 0 ? null : (total - done) / rate });
+                onProgress?.({ projection: projection.name, done, total, rate, secondsLeft: done === 0 ? null : (total - done) / rate });
             }
             if (done >= total) return;
             signal?.throwIfAborted();

@@ -60,7 +60,8 @@ export class VaultTransit implements KeyProvider {
                 method: 'POST',
                 headers: { 'x-vault-token': token, 'content-type': 'application/json', ...(namespace === undefined ? {} : { 'x-vault-namespace': namespace }) },
                 body: JSON.stringify(body),
-                redirect: 'error',
+                // The token is for the address that was asked for.
+                redirect: 'manual',
                 signal: AbortSignal.timeout(timeout * 1000),
             });
             text = await bounded(response);
@@ -109,6 +110,7 @@ function errorsOf(text: string): string {
 function refusal(service: string, key: string, status: number, detail: string): Error {
     const name = key.slice(0, 64);
     const told = `${service} has answered ${status}. ${detail}`.trim();
+    if (status >= 300 && status < 400) return new EncryptionError(`${service} sends requests to another address`, '28000', { detail: told, hint: 'Give the address of the active server.' });
     if (status >= 500 || status === 429) return errorOf(`${service} cannot answer now`, '08006', { detail: told });
     if (status === 404 || /not found/i.test(detail)) return new KeyNotFoundError(`there is no master key "${name}"`, '42704', { detail: told });
     if (status === 401 || status === 403) return new EncryptionError(`${service} refuses the use of master key "${name}"`, '28000', { detail: told });
@@ -117,9 +119,12 @@ function refusal(service: string, key: string, status: number, detail: string): 
 
 /** The part of the client `KMS` of `@aws-sdk/client-kms` that is used here. */
 export interface KmsLike {
-    encrypt(input: { KeyId: string; Plaintext: Uint8Array }): Promise<{ CiphertextBlob?: Uint8Array }>;
-    decrypt(input: { KeyId: string; CiphertextBlob: Uint8Array }): Promise<{ Plaintext?: Uint8Array }>;
+    encrypt(input: { KeyId: string; Plaintext: Uint8Array; EncryptionContext: Record<string, string> }): Promise<{ CiphertextBlob?: Uint8Array }>;
+    decrypt(input: { KeyId: string; CiphertextBlob: Uint8Array; EncryptionContext: Record<string, string> }): Promise<{ Plaintext?: Uint8Array }>;
 }
+
+/** KMS binds each data key to this context. It is the same in every client. */
+const CONTEXT = { pg_outbox: 'key.v1' };
 
 /** Keys of AWS KMS. The name of a master key is its id, its ARN or its alias. */
 export class AwsKms implements KeyProvider {
@@ -142,13 +147,13 @@ export class AwsKms implements KeyProvider {
     }
 
     async wrap(dataKey: Uint8Array, masterKey: string): Promise<Uint8Array> {
-        const { CiphertextBlob } = await asked(masterKey, this.#kms(masterKey).encrypt({ KeyId: masterKey, Plaintext: dataKey }));
+        const { CiphertextBlob } = await asked(masterKey, this.#kms(masterKey).encrypt({ KeyId: masterKey, Plaintext: dataKey, EncryptionContext: CONTEXT }));
         if (!CiphertextBlob) throw new EncryptionError('KMS has returned no ciphertext', '08P01');
         return CiphertextBlob;
     }
 
     async unwrap(wrapped: Uint8Array, masterKey: string): Promise<Uint8Array> {
-        const { Plaintext } = await asked(masterKey, this.#kms(masterKey).decrypt({ KeyId: masterKey, CiphertextBlob: wrapped }));
+        const { Plaintext } = await asked(masterKey, this.#kms(masterKey).decrypt({ KeyId: masterKey, CiphertextBlob: wrapped, EncryptionContext: CONTEXT }));
         if (!Plaintext) throw new EncryptionError('KMS has returned no plaintext', '08P01');
         return Plaintext;
     }

@@ -71,8 +71,8 @@ export class Repository<A extends Aggregate<any>> {
         return `${this.#class.category}-${id}`;
     }
 
-    /** Loads an aggregate in your transaction. One that has no events is new: its version is 0. */
-    async load(tx: Session, id: string): Promise<A> {
+    /** Loads an aggregate in your transaction, or on a pool. One that has no events is new: its version is 0. */
+    async load(tx: Executor, id: string): Promise<A> {
         const stream = this.stream(id);
         const aggregate = new this.#class(id);
         if (this.#options.snapshotEvery !== undefined) {
@@ -96,11 +96,13 @@ export class Repository<A extends Aggregate<any>> {
         const before = aggregate.version;
         const appended = await this.#store.append(tx, stream, aggregate.changes, before, options);
         aggregate.committed(appended.lastVersion);
-        const every = this.#options.snapshotEvery;
-        if (every !== undefined && Math.floor(before / every) < Math.floor(appended.lastVersion / every)) {
-            await this.#snapshot(tx, stream, aggregate, appended.lastVersion);
-        }
+        if (this.#isDue(before, appended.lastVersion)) await this.#snapshot(tx, stream, aggregate, appended.lastVersion);
         return appended;
+    }
+
+    #isDue(before: number, version: number): boolean {
+        const every = this.#options.snapshotEvery;
+        return every !== undefined && Math.floor(before / every) < Math.floor(version / every);
     }
 
     /** Saves a snapshot. One that is too large is left out, because the events say the same. */
@@ -112,6 +114,29 @@ export class Repository<A extends Aggregate<any>> {
             if (!(error instanceof OutboxError && error.code === '54000')) throw error;
             this.#log.write('warn', 'a snapshot is too large and is not saved', { stream, version });
         }
+    }
+
+    /**
+     * Does what `execute` does for a decision that needs nothing but the aggregate. It begins no transaction where none is needed: the load
+     * and the append are one statement each, and the version that was loaded guards the append. A snapshot is saved afterwards.
+     */
+    async decide<R>(pool: Executor, id: string, decide: (aggregate: A) => R | Promise<R>, options: AppendOptions & { signal?: AbortSignal } = {}): Promise<Executed<A, R>> {
+        const { signal, ...append } = options;
+        const attempt = async (): Promise<Executed<A, R>> => {
+            const aggregate = await this.load(pool, id);
+            const before = aggregate.version;
+            const result = await decide(aggregate);
+            if (aggregate.changes.length === 0) return { aggregate, result, appended: undefined };
+            const appended = await this.#store.appendAlone(pool, this.stream(id), aggregate.changes, before, append);
+            aggregate.committed(appended.lastVersion);
+            return { aggregate, result, appended };
+        };
+        const done = await retrying(this.#options.retry ?? {}, attempt, signal);
+        const { aggregate, appended } = done;
+        if (appended !== undefined && this.#isDue(appended.firstVersion - 1, appended.lastVersion)) {
+            await transaction<void>(pool, (tx) => this.#snapshot(tx as Session, appended.stream, aggregate, appended.lastVersion));
+        }
+        return done;
     }
 
     /**

@@ -7,16 +7,14 @@
  * none of them.
  */
 
-import { randomUUID } from 'node:crypto';
-
-import { checkSession, run, type Executor, type Session } from '../client/driver.js';
+import { checkSession, run, transaction, type Executor, type Session } from '../client/driver.js';
 import { invalid } from '../client/errors.js';
 import type { EventRow, StreamInfoRow } from '../client/functions.js';
 import { Outbox } from '../client/outbox.js';
 import { json } from '../client/sql.js';
 import { traceEntries } from '../client/trace.js';
 import { positive } from '../work/time.js';
-import { currentContext, metadataOf } from './context.js';
+import { currentContext, fixedNow, metadataOf, newEventId } from './context.js';
 import { isEncrypted, withoutEncryption, type FieldEncryption, type Plain } from './encryption.js';
 import { EncryptionError, ofStream, SchemaError } from './errors.js';
 import { EventRegistry, type AnyEvent } from './registry.js';
@@ -100,7 +98,7 @@ export interface StoreOptions<In extends AnyEvent, Out extends AnyEvent> {
     pageSize?: number;
 }
 
-const ALONE = 'Begin one with transaction(pool, async (tx) => ...), or use append() and load() of new Outbox(pool).';
+const ALONE = 'Begin one with transaction(pool, async (tx) => ...), or use append() of new Outbox(pool).';
 
 /** A Null in a list of arguments is the null of SQL; this is the null of JSON. */
 const JSON_NULL = { toJSON: () => null };
@@ -134,7 +132,7 @@ function cloned({ type, data }: AnyEvent): unknown {
 
 /**
  * An event store: `new EventStore({ registry: events })`. `append` and `load` take your transaction, of any driver that `enqueue`
- * takes. A pool is refused.
+ * takes. `append` refuses a pool, and `load` takes one.
  */
 export class EventStore<In extends AnyEvent = AnyEvent, Out extends AnyEvent = In> {
     readonly registry: EventRegistry<In, Out>;
@@ -177,6 +175,26 @@ export class EventStore<In extends AnyEvent = AnyEvent, Out extends AnyEvent = I
         options: AppendOptions = {},
     ): Promise<Appended> {
         checkSession(tx, 'append', ALONE);
+        return this.#append(tx, stream, events, expectedVersion, options);
+    }
+
+    /**
+     * Appends events in a transaction of their own. Without inline projections, that is one statement. Throws as `append` does.
+     */
+    async appendAlone(
+        pool: Executor,
+        stream: string,
+        events: readonly (In & EventExtras)[],
+        expectedVersion: number,
+        options: AppendOptions = {},
+    ): Promise<Appended> {
+        // Other effects in the same transaction: keys of subjects, and inline projections.
+        const together = this.#hooks.size > 0 || this.encryption !== undefined;
+        if (!together) return this.#append(pool, stream, events, expectedVersion, options);
+        return transaction<Appended>(pool, (tx) => this.#append(tx as Session, stream, events, expectedVersion, options));
+    }
+
+    async #append(tx: Executor, stream: string, events: readonly (In & EventExtras)[], expectedVersion: number, options: AppendOptions): Promise<Appended> {
         if (!Number.isSafeInteger(expectedVersion)) throw invalid('expectedVersion is not a version', { detail: `It is ${expectedVersion}.` });
         if (events.length === 0) throw invalid('there are no events to append');
         const context = currentContext();
@@ -185,7 +203,8 @@ export class EventStore<In extends AnyEvent = AnyEvent, Out extends AnyEvent = I
         const plain: Plain[] = [];
         for (const event of events) plain.push(await this.#plain(stream, event, common, tenant));
         await this.encryption?.seal(tx, plain);
-        const eventIds = events.map((event) => event.eventId ?? randomUUID());
+        const eventIds = events.map((event) => event.eventId ?? newEventId());
+        const occurredAt = options.occurredAt ?? fixedNow();
         const args = {
             stream,
             types: plain.map(({ type }) => type),
@@ -195,14 +214,14 @@ export class EventStore<In extends AnyEvent = AnyEvent, Out extends AnyEvent = I
             ...(options.headers === undefined ? {} : { headers: options.headers }),
             ...(tenant === null ? {} : { tenant }),
             ...(options.publisher === undefined ? {} : { publisher: options.publisher }),
-            ...(options.occurredAt === undefined ? {} : { occurredAt: options.occurredAt }),
+            ...(occurredAt === undefined ? {} : { occurredAt }),
         };
         if (this.#hooks.size === 0) return this.#write(new Outbox(tx), args, plain);
-        return undone(tx, async () => {
+        return undone(tx as Session, async () => {
             const appended = await this.#write(new Outbox(tx), args, plain);
             if (appended.repeated) return appended;
             const stored = await this.load(tx, stream, appended.firstVersion);
-            for (const hook of this.#hooks) await hook(tx, stored);
+            for (const hook of this.#hooks) await hook(tx as Session, stored);
             return appended;
         });
     }
@@ -236,27 +255,29 @@ export class EventStore<In extends AnyEvent = AnyEvent, Out extends AnyEvent = I
         }
     }
 
-    /** Loads a whole stream, or its events from a version on, in your transaction. A stream that does not exist has no events. */
-    async load(tx: Session, stream: string, fromVersion = 1): Promise<RecordedEvent<Out>[]> {
+    /**
+     * Loads a whole stream, or its events from a version on, in your transaction, or on a pool, where it sees what is committed. A stream
+     * that does not exist has no events.
+     */
+    async load(tx: Executor, stream: string, fromVersion = 1): Promise<RecordedEvent<Out>[]> {
         const events: RecordedEvent<Out>[] = [];
         for await (const page of this.pages(tx, stream, fromVersion)) events.push(...page);
         return events;
     }
 
     /** Loads a stream page by page, so that a long one need not fit into memory. */
-    async *pages(tx: Session, stream: string, fromVersion = 1): AsyncGenerator<RecordedEvent<Out>[], void, void> {
+    async *pages(tx: Executor, stream: string, fromVersion = 1): AsyncGenerator<RecordedEvent<Out>[], void, void> {
         for await (const rows of this.#rows(tx, stream, fromVersion)) yield await this.decode(tx, rows);
     }
 
     /** Loads a stream as it is stored: not decoded, not decrypted, in the versions of the time. */
-    async loadRaw(tx: Session, stream: string, fromVersion = 1): Promise<EventRow[]> {
+    async loadRaw(tx: Executor, stream: string, fromVersion = 1): Promise<EventRow[]> {
         const rows: EventRow[] = [];
         for await (const page of this.#rows(tx, stream, fromVersion)) rows.push(...page);
         return rows;
     }
 
-    async *#rows(tx: Session, stream: string, fromVersion: number): AsyncGenerator<EventRow[], void, void> {
-        checkSession(tx, 'load', ALONE);
+    async *#rows(tx: Executor, stream: string, fromVersion: number): AsyncGenerator<EventRow[], void, void> {
         const outbox = new Outbox(tx);
         let from = positive(fromVersion, 1, 'fromVersion', true);
         for (;;) {

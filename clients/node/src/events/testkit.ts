@@ -9,7 +9,7 @@ import { AssertionError } from 'node:assert';
 import { isDeepStrictEqual } from 'node:util';
 
 import type { Aggregate, AggregateClass } from './aggregate.js';
-import { withContext } from './context.js';
+import { withContext, withDefaults } from './context.js';
 import type { AnyEvent } from './registry.js';
 import type { NewMessage } from '../client/message.js';
 import type { Command } from './commands.js';
@@ -276,9 +276,31 @@ export function givenSaga<S extends Saga<any, any>>(saga: S, events: readonly Ev
     };
 }
 
-/** Runs `body` with a clock that stands still, and with ids that are counted: `id-1`, `id-2`, ... */
-export function fixed<T>({ now = '2026-01-01T00:00:00Z', ids = 'id-' }: { now?: string | Date; ids?: string }, body: () => T): T {
+/** A clock that stands still, and ids that are counted. */
+export interface Fixed {
+    /** The default is 2026-01-01T00:00:00Z. */
+    now?: string | Date;
+    /** The text before the number of an id. The default makes UUIDs: 00000000-0000-0000-0000-000000000001 and so on. Events need UUIDs. */
+    ids?: string;
+}
+
+function fixedContext({ now = '2026-01-01T00:00:00Z', ids }: Fixed): { now: () => Date; newId: () => string } {
     let count = 0;
     const at = new Date(now);
-    return withContext({ now: () => new Date(at), newId: () => `${ids}${(count += 1)}` }, body);
+    const numbered = (n: number) => (ids === undefined ? `00000000-0000-0000-0000-${n.toString(16).padStart(12, '0')}` : `${ids}${n}`);
+    return { now: () => new Date(at), newId: () => numbered((count += 1)) };
+}
+
+/** Runs `body` with a clock that stands still, and with ids that are counted. Events that are appended have them. */
+export function fixed<T>(settings: Fixed, body: () => T): T {
+    return withContext(fixedContext(settings), body);
+}
+
+/** Fixes clock and ids for each test: `useFixed({ beforeEach, afterEach })`, with the hooks of node:test or vitest. */
+export function useFixed(hooks: { beforeEach(body: () => void): unknown; afterEach(body: () => void): unknown }, settings: Fixed = {}): void {
+    let undo = () => {};
+    hooks.beforeEach(() => {
+        undo = withDefaults(fixedContext(settings));
+    });
+    hooks.afterEach(() => undo());
 }

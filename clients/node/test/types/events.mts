@@ -1,7 +1,7 @@
 // What users of pg-outbox/events write, type-checked against the packed declarations.
 import {
-    Aggregate, CommandBus, ConcurrencyError, defineEvents, EventStore, idempotency, NO_STREAM, ProjectionEngine, Repository, retry, Saga, SagaManager, subscribeAll,
-    transaction, unchecked, type Command, type EventHandlers, type EventsOf, type RecordedEvent, type SagaHandlers,
+    Aggregate, CommandBus, ConcurrencyError, defineEvents, EventStore, idempotency, InMemoryReadModel, NO_STREAM, ProjectionEngine, ReadModel, Repository, retry, Saga,
+    SagaManager, subscribeAll, transaction, unchecked, type AnyReadModel, type Command, type EventHandlers, type EventsOf, type RecordedEvent, type SagaHandlers,
 } from 'pg-outbox/events';
 import { given, givenSaga, like } from 'pg-outbox/testing';
 import type { Pool, PoolClient } from 'pg';
@@ -95,6 +95,26 @@ class Shipping extends Saga<OrderEvent, State> {
     initial(): State {
         return { paid: false };
     }
+}
+
+export async function rows(client: PoolClient): Promise<number> {
+    const shape = { columns: { id: 'bigint', name: { type: 'text', name: 'full_name' }, tags: 'text[]', at: 'timestamptz' }, key: 'id' } as const;
+    const model = new ReadModel({ table: 'people', ...shape });
+    const both: AnyReadModel<typeof shape.columns>[] = [model, new InMemoryReadModel(shape)];
+    await model.insert(client, { id: 1, name: 'Ada', tags: ['x'], at: new Date() });
+    // @ts-expect-error a pool is not a transaction
+    await model.clear(pool);
+    // @ts-expect-error no such column
+    await model.insert(client, { id: 1, nope: 1 });
+    // @ts-expect-error a text
+    await model.update(client, 1, { name: 1 });
+    // @ts-expect-error no such column
+    await model.find(pool, { where: [['nope', '=', 1]] });
+    // @ts-expect-error no such operator
+    await model.find(pool, { where: [['name', '~', 'A']], order: ['-at', 'id'] });
+    const { items } = await both[0]!.find(client, { where: [['name', 'like', 'A%']], order: ['-at', 'id'] });
+    const names = new ReadModel({ table: 'people', ...shape, into: ({ name }) => name ?? '' });
+    return (items[0]?.at?.getTime() ?? 0) + (items[0]?.tags?.length ?? 0) + (await names.get(pool, 1)).length;
 }
 
 export async function models(signal: AbortSignal): Promise<void> {

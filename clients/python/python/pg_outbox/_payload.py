@@ -45,7 +45,7 @@ def _reason(error: Exception) -> str:
     errors: Any = getattr(error, "errors", None)
     if callable(errors):
         # The text of a ValidationError repeats the input.
-        found = errors(include_url=False, include_context=False, include_input=False)
+        found: Any = errors(include_url=False, include_context=False, include_input=False)
         # So does the message of a few kinds.
         said = [(e["loc"], e["type"] if e["type"] in _QUOTES else e["msg"]) for e in found[:10]]
         return "; ".join(": ".join(filter(None, (".".join(map(str, place)), text))) for place, text in said)
@@ -174,7 +174,7 @@ def _plain(value: Any, into: type[Any]) -> Any:
         return _exactly(value, into)
     if typing.is_typeddict(into):
         hints = typing.get_type_hints(into)
-        if missing := into.__required_keys__ - set(_exactly(value, dict)):
+        if missing := vars(into)["__required_keys__"] - set(_exactly(value, dict)):
             raise ValueError(f"{min(missing)} is missing")
         return {name: _part(name, item, hints.get(name, Any)) for name, item in value.items()}
     return into(**value) if isinstance(value, dict) else into(value)

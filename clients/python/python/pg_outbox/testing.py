@@ -1,7 +1,7 @@
 """Helpers for tests of applications: the messages that a transaction enqueued, and a receiver of webhooks.
 
 `Outbox.drain` and `App.drain` handle the deliveries of a subscription inline. `given` and the other names of
-`pg_outbox.events.testing` are here too.
+`pg_outbox.events.testing` are here too. The fixtures of pytest are in `pg_outbox.pytest_plugin`.
 """
 
 # An async connection has the methods of a blocking one, so its overload comes first, and the two overlap.
@@ -23,11 +23,12 @@ from ._rows import dumps
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from ._throwaway import TestServer
     from ._typing import AsyncConnection, SyncConnection
-    from .events.testing import any_of, fixed, given, given_saga, recorded_event, recorded_events, with_metadata
+    from .events.testing import Clock, any_of, fixed, given, given_saga, recorded_event, recorded_events, with_metadata
 
 __all__ = [
-    "Arrival", "Enqueued", "Expected", "Receiver", "any_of", "assert_enqueued", "assert_not_enqueued", "contains", "enqueued", "fixed",
+    "Arrival", "Clock", "Enqueued", "Expected", "Receiver", "TestServer", "any_of", "assert_enqueued", "assert_not_enqueued", "contains", "enqueued", "fixed",
     "given", "given_saga", "recorded_event", "recorded_events", "with_metadata",
 ]
 
@@ -35,6 +36,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "TestServer":
+        from ._throwaway import TestServer
+
+        return TestServer
     from .events import testing
 
     return getattr(testing, name)

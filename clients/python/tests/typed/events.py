@@ -1,6 +1,7 @@
 """Checked by mypy --strict and pyright, never run. A line that ends with `# refused` must be an error of both."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, assert_type
 
 import pg_outbox
@@ -18,6 +19,7 @@ from pg_outbox.events import (
     FieldEncryption,
     LocalKeys,
     NewEvent,
+    ProgressBar,
     ProjectionEngine,
     RecordedEvent,
     Repository,
@@ -29,8 +31,9 @@ from pg_outbox.events import (
     middleware,
     on,
 )
-from pg_outbox.testing import given
-from sqlalchemy import Engine
+from pg_outbox.events.read_models import InMemoryReadModel, Page, ReadModel
+from pg_outbox.testing import Clock, TestServer, given
+from sqlalchemy import Engine, Table
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -133,3 +136,33 @@ def run(outbox: pg_outbox.Outbox, later: pg_outbox.AsyncOutbox, maker: async_ses
     app.include(engine)
     app.include(manager)
     given(Order, Placed(1)).when(lambda order: order.place(2)).then(Placed(2))
+
+
+def rebuilt(engine: ProjectionEngine) -> None:
+    def clear(session: Session) -> None: ...
+
+    assert_type(engine.rebuild("totals", clear=clear, progress=ProgressBar()), int)
+    assert_type(engine.rebuild_all({"totals": clear}, progress=ProgressBar()), dict[str, int])
+    engine.rebuild_all(["totals"])  # refused
+
+
+@dataclass
+class Total:
+    id: int
+    amount: int | None = None
+
+
+async def read_models(session: Session, later: AsyncSession, table: Table) -> None:
+    totals = ReadModel(table, Total)
+    assert_type(totals.find(session, where=[("amount", ">", 1)], order=["-amount"]), Page[Total])
+    assert_type(await totals.get(later, 1), Total)
+    assert_type(totals.find_one(session), Total | None)
+    totals.insert(session, 5)  # refused
+    totals.insert(later, Total(1))  # refused
+    InMemoryReadModel(Total, key=["id"]).upsert(None, Total(1))
+
+
+def test_with_fixtures(outbox_server: TestServer, outbox_dsn: str, outbox: pg_outbox.Outbox, fixed_clock: Clock) -> None:
+    assert_type(outbox_server.database(), str)
+    fixed_clock.advance(timedelta(days=2))
+    fixed_clock.advance(2)  # refused

@@ -30,6 +30,7 @@ from .errors import (
     StreamClosedError,
     ValidationError,
 )
+from .progress import ProgressBar, progress_line
 from .projections import ProjectionEngine, ProjectionStatus, RebuildProgress
 from .providers import KeyProvider, KmsKeys, LocalKeys, VaultKeys
 from .readers import AsyncEvents, Events
@@ -71,6 +72,7 @@ __all__ = [
     "LocalKeys",
     "MessagePack",
     "NewEvent",
+    "ProgressBar",
     "ProjectionEngine",
     "ProjectionError",
     "ProjectionStatus",
@@ -99,5 +101,6 @@ __all__ = [
     "now",
     "on",
     "on_timeout",
+    "progress_line",
     "save_together",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import itertools
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -38,9 +39,13 @@ class EventContext:
 
 
 _NONE = EventContext()
+Clock = Callable[[], dt.datetime]
+Ids = Callable[[], uuid.UUID]
 _context: ContextVar[EventContext] = ContextVar("pg_outbox.events", default=_NONE)
-_clock: ContextVar[Callable[[], dt.datetime] | None] = ContextVar("pg_outbox.events.clock", default=None)
-_ids: ContextVar[Callable[[], uuid.UUID]] = ContextVar("pg_outbox.events.ids", default=uuid.uuid4)
+_clock: ContextVar[Clock | None] = ContextVar("pg_outbox.events.clock", default=None)
+_ids: ContextVar[Ids | None] = ContextVar("pg_outbox.events.ids", default=None)
+# Where no context says them. A fixture of a test is not in the context of the test.
+_defaults: tuple[Clock | None, Ids] = (None, uuid.uuid4)
 
 
 def current() -> EventContext:
@@ -78,35 +83,45 @@ def exactly(context: EventContext) -> Iterator[None]:
 
 def now() -> dt.datetime:
     """Returns the time, in UTC. Tests fix it with `fixed`."""
-    clock = _clock.get()
-    return dt.datetime.now(dt.timezone.utc) if clock is None else clock()
+    return clock_time() or dt.datetime.now(dt.timezone.utc)
 
 
 def clock_time() -> dt.datetime | None:
     """Returns the time of a fixed clock, or None where the clock is not fixed."""
-    clock = _clock.get()
+    clock = _clock.get() or _defaults[0]
     return None if clock is None else clock()
 
 
 def new_id() -> uuid.UUID:
     """Returns a new id of an event. Tests fix it with `fixed`."""
-    return _ids.get()()
+    return (_ids.get() or _defaults[1])()
+
+
+def numbered() -> Ids:
+    """Returns a function that makes the ids 00000000-0000-0000-0000-000000000001 and so on."""
+    numbers = itertools.count(1)
+    return lambda: uuid.UUID(int=next(numbers))
+
+
+@contextmanager
+def everywhere(*, clock: Clock | None = None, ids: Ids | None = None) -> Iterator[None]:
+    """Replaces clock and ids in all threads and tasks while the block runs. `fixed` wins. None leaves them as they are."""
+    global _defaults
+    before = _defaults
+    _defaults = (clock or before[0], ids or before[1])
+    try:
+        yield
+    finally:
+        _defaults = before
 
 
 @contextmanager
 def fixed(at: dt.datetime | None = None, *, ids: bool = True) -> Iterator[None]:
     """Fixes the clock at a time, and makes ids 00000000-0000-0000-0000-000000000001 and so on, while the block runs."""
-    count = 0
-
-    def numbered() -> uuid.UUID:
-        nonlocal count
-        count += 1
-        return uuid.UUID(int=count)
-
     if at is not None and at.tzinfo is None:
         raise ValueError("the time has no time zone")
     clock = _clock.set(None if at is None else lambda: at)
-    made = _ids.set(numbered if ids else uuid.uuid4)
+    made = _ids.set(numbered() if ids else None)
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ import inspect
 import json
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -68,6 +68,7 @@ class ProjectionStatus:
 class RebuildProgress:
     """How far a rebuild is: positions done and in all, positions per second, and seconds that remain (None: not known)."""
 
+    projection: str
     done: int
     total: int
     rate: float
@@ -347,11 +348,7 @@ class ProjectionEngine:
             begun = time.monotonic()
             lookup, events = self._store.lookup(conn), []
             for item in items:
-                content = item.content
-                if content is None:
-                    content = await self._store.content_of(conn, item.event)
-                    item.event.redacted = content is None
-                events.append(await decode(is_async(conn), lookup, item.event, content))
+                events.append(await decode(is_async(conn), lookup, item.event, item.content))
             await awaited(one.handler(conn, events))
             one.processed += len(events)
             one.seconds += time.monotonic() - begun
@@ -513,7 +510,7 @@ class ProjectionEngine:
                 total, done = max(0, end - from_position), max(0, min(at, end) - from_position)
                 rate = done / max(time.monotonic() - begun, 1e-9)
                 if progress is not None:
-                    await awaited(progress(RebuildProgress(done, total, rate, (total - done) / rate if rate else None)))
+                    await awaited(progress(RebuildProgress(name, done, total, rate, (total - done) / rate if rate else None)))
                 return at
 
             async def report_often() -> None:
@@ -530,6 +527,38 @@ class ProjectionEngine:
             one.rebuilding = False
             if reporting is not None:
                 reporting.cancel()
+
+
+    def rebuild_all(
+        self, clear: Mapping[str, Callable[[Any], Any]], *, concurrency: int = 4, progress: Callable[[RebuildProgress], Any] | None = None
+    ) -> dict[str, int]:
+        """Does the same as arebuild_all(), in blocking code."""
+        return asyncio.run(self.arebuild_all(clear, concurrency=concurrency, progress=progress))
+
+    async def arebuild_all(
+        self, clear: Mapping[str, Callable[[Any], Any]], *, concurrency: int = 4, progress: Callable[[RebuildProgress], Any] | None = None
+    ) -> dict[str, int]:
+        """Rebuilds several projections at the same time, and returns the number of events of each that this process has applied.
+
+        clear: for each name the function that empties its read model; see arebuild(). concurrency: the most rebuilds at a time. One
+        that fails does not end the others; the first error is raised when all have ended, and the others are logged."""
+        if concurrency < 1:
+            raise ValueError("concurrency is from 1 on")
+        for name in clear:
+            self._found(name)
+        places = asyncio.Semaphore(concurrency)
+
+        async def one(name: str) -> int:
+            async with places:
+                return await self.arebuild(name, clear=clear[name], progress=progress)
+
+        done = dict(zip(clear, await asyncio.gather(*map(one, clear), return_exceptions=True), strict=True))
+        failed = {name: error for name, error in done.items() if isinstance(error, BaseException)}
+        for name in list(failed)[1:]:
+            logger.error('the rebuild of projection "%s" has failed: %s', name, told(failed[name]))
+        for error in failed.values():
+            raise error
+        return {name: count for name, count in done.items() if isinstance(count, int)}
 
 
 def _error(message: str, *, code: str = "OB004", label: str = "invalid_transition") -> OutboxError:

@@ -83,6 +83,31 @@ def _known(name: Any, columns: Iterable[str]) -> None:
         raise invalid(f'there is no column "{str(name)[:100]}"', hint=suggestion(str(name), columns).removeprefix(". ") or None)
 
 
+def _row(item: Any, columns: Sequence[str], keys: Sequence[str]) -> dict[str, Any]:
+    """Returns the columns that a row has. columns: those that there are; empty: not known."""
+    values = _values(item)
+    for name in values if columns else ():
+        _known(name, columns)
+    for name in keys:
+        if values.get(name) is None:
+            raise invalid(f'the row has no "{name}"', detail="It belongs to the key.")
+    return values
+
+
+def _changes(values: Mapping[str, Any], columns: Sequence[str], keys: Sequence[str]) -> None:
+    for name in values:
+        _known(name, columns)
+        if name in keys:
+            raise invalid(f'column "{name}" belongs to the key and cannot be changed')
+
+
+def _place(key: Any, columns: int) -> tuple[Any, ...]:
+    parts = key if isinstance(key, tuple) else (key,)
+    if len(parts) != columns or any(part is None for part in parts):
+        raise invalid(f"the key has {columns} columns", detail=f"Given are {len(parts)}, and none of them may be null.")
+    return parts
+
+
 def _bounds(limit: int, offset: int) -> None:
     if not 1 <= limit <= _LONGEST or not 0 <= offset < 2**63:
         raise invalid("invalid limit or offset", hint=f"limit: 1 to {_LONGEST}; offset: from 0 on.")
@@ -165,7 +190,7 @@ class ReadModel(Generic[M]):
     @overload
     def insert(self, conn: SyncConnection, item: M | Mapping[str, Any]) -> None: ...
     def insert(self, conn: Any, item: M | Mapping[str, Any]) -> Any:
-        """Inserts a row. Raises ConflictError if there is one with its key."""
+        """Inserts a row. Columns that are not given have their default. Raises ConflictError if there is one with its key."""
         return run(conn, self._insert(conn, item))
 
     @overload
@@ -173,7 +198,7 @@ class ReadModel(Generic[M]):
     @overload
     def update(self, conn: SyncConnection, key: Any, **values: Any) -> None: ...
     def update(self, conn: Any, key: Any, **values: Any) -> Any:
-        """Changes columns of a row. Raises NotFoundError."""
+        """Changes columns of a row. The key is not one of them. Raises NotFoundError."""
         return run(conn, self._update(conn, key, values))
 
     @overload
@@ -181,7 +206,7 @@ class ReadModel(Generic[M]):
     @overload
     def upsert(self, conn: SyncConnection, item: M | Mapping[str, Any]) -> None: ...
     def upsert(self, conn: Any, item: M | Mapping[str, Any]) -> Any:
-        """Inserts a row, or replaces its columns if there is one with its key."""
+        """Inserts a row, or replaces those of its columns that are given if there is one with its key."""
         return run(conn, self._insert(conn, item, replace=True))
 
     @overload
@@ -213,9 +238,7 @@ class ReadModel(Generic[M]):
     def _at(self, key: Any) -> Any:
         from sqlalchemy import and_
 
-        parts = key if isinstance(key, tuple) else (key,)
-        if len(parts) != len(self._keys):
-            raise invalid(f"the key has {len(self._keys)} columns, and not {len(parts)}")
+        parts = _place(key, len(self._keys))
         return and_(*(column == part for column, part in zip(self._keys, parts, strict=True)))
 
     def _where(self, conditions: Sequence[Condition]) -> list[Any]:
@@ -276,9 +299,7 @@ class ReadModel(Generic[M]):
     async def _insert(self, conn: Any, item: Any, replace: bool = False) -> None:
         from sqlalchemy.dialects.postgresql import insert
 
-        values = _values(item)
-        for name in values:
-            _known(name, self._names)
+        values = _row(item, self._names, [column.key for column in self._keys])
         statement = insert(self._table).values(**values)
         others = {name: statement.excluded[name] for name in values if name not in [column.key for column in self._keys]}
         if replace and others:
@@ -291,8 +312,7 @@ class ReadModel(Generic[M]):
             raise _exists(tuple(values.get(column.key) for column in self._keys))
 
     async def _update(self, conn: Any, key: Any, values: Mapping[str, Any]) -> None:
-        for name in values:
-            _known(name, self._names)
+        _changes(values, self._names, [column.key for column in self._keys])
         if not values:
             await self._get(conn, key)
         elif (await awaited(conn.execute(self._table.update().where(self._at(key)).values(**values)))).rowcount == 0:
@@ -306,26 +326,37 @@ class ReadModel(Generic[M]):
         return int((await awaited(conn.execute(self._table.delete().where(*self._where(where))))).rowcount)
 
 
-def _like(text: Any, pattern: str) -> bool:
-    parts = ("." if one == "_" else ".*" if one == "%" else re.escape(one) for one in pattern)
-    return isinstance(text, str) and re.fullmatch("".join(parts), text, re.DOTALL) is not None
+def _like(text: Any, pattern: Any) -> bool:
+    if not isinstance(text, str) or not isinstance(pattern, str):
+        return False
+    parts = ["." if one == "_" else ".*" if one == "%" else re.escape(one[-1:]) for one in re.findall(r"\\.|.", pattern, re.DOTALL)]
+    return re.fullmatch("".join(parts), text, re.DOTALL) is not None
 
 
-def _orders(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
+def _orders(compare: Callable[[Any, Any], bool]) -> tuple[Callable[..., Any], Callable[..., bool]]:
     # A comparison with null is never true in SQL.
-    return lambda value, other: value is not None and other is not None and compare(value, other)
+    return (
+        lambda c, v: _never() if v is None else compare(c, v),
+        lambda value, other: value is not None and other is not None and compare(value, other),
+    )
+
+
+def _never() -> Any:
+    from sqlalchemy import false
+
+    return false()
 
 
 # Each operator over a column of SQLAlchemy, and over a value in memory.
 _OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., bool]]] = {
     "=": (lambda c, v: c == v, lambda c, v: c == v),
     "!=": (lambda c, v: c != v, lambda c, v: (c is not None and c != v) if v is not None else c is not None),
-    ">": (lambda c, v: c > v, _orders(lambda c, v: c > v)),
-    ">=": (lambda c, v: c >= v, _orders(lambda c, v: c >= v)),
-    "<": (lambda c, v: c < v, _orders(lambda c, v: c < v)),
-    "<=": (lambda c, v: c <= v, _orders(lambda c, v: c <= v)),
+    ">": _orders(lambda c, v: c > v),
+    ">=": _orders(lambda c, v: c >= v),
+    "<": _orders(lambda c, v: c < v),
+    "<=": _orders(lambda c, v: c <= v),
     "in": (lambda c, v: c.in_(list(v)), lambda c, v: c is not None and c in v),
-    "not in": (lambda c, v: c.not_in(list(v)), lambda c, v: c is not None and c not in v),
+    "not in": (lambda c, v: c.not_in(list(v)), lambda c, v: not v or (c is not None and None not in v and c not in v)),
     "like": (lambda c, v: c.like(v), _like),
     "is null": (lambda c: c.is_(None), lambda c: c is None),
     "is not null": (lambda c: c.is_not(None), lambda c: c is not None),
@@ -335,19 +366,30 @@ _OPERATORS: dict[str, tuple[Callable[..., Any], Callable[..., bool]]] = {
 
 
 def _has(value: Any, part: Any) -> bool:
-    if isinstance(value, Mapping) and isinstance(part, Mapping):
-        return all(name in value and value[name] == one for name, one in part.items())
-    wanted = part if isinstance(part, (list, tuple)) else [part]
-    return isinstance(value, (list, tuple)) and all(one in value for one in wanted)
+    return _contains(value, part if isinstance(part, (list, tuple, Mapping)) else [part])
+
+
+def _contains(value: Any, part: Any) -> bool:
+    """Returns whether a list, or an object of JSON, has these parts, at every depth."""
+    if isinstance(part, Mapping):
+        return isinstance(value, Mapping) and all(name in value and _contains(value[name], one) for name, one in part.items())
+    if isinstance(part, (list, tuple)):
+        return isinstance(value, (list, tuple)) and all(any(_contains(item, one) for item in value) for one in part)
+    return bool(value == part)
 
 
 class InMemoryReadModel(ReadModel[M]):
-    """The same without a database, for tests. key: the columns of the key. is_async: the calls have to be awaited, as on an
-    async connection. The connection is not used, and may be None."""
+    """The same without a database, for tests. key: the columns of the key. columns: all of them, by default the fields of the class
+    and those that rows have. is_async: the calls have to be awaited, as on an async connection. The connection is not used, and
+    may be None."""
 
-    def __init__(self, into: type[M] | None = None, *, key: Sequence[str] = ("id",), is_async: bool = False) -> None:
+    def __init__(
+        self, into: type[M] | None = None, *, key: Sequence[str] = ("id",), columns: Sequence[str] = (), is_async: bool = False
+    ) -> None:
         self._into = into
         self._key_names = tuple(key)
+        fields = getattr(into, "model_fields", None) or getattr(into, "__dataclass_fields__", {})
+        self._declared = list(columns) or list(fields)
         self._kept: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._is_async = is_async
 
@@ -392,15 +434,9 @@ class InMemoryReadModel(ReadModel[M]):
     def clear(self, conn: Any) -> Any:
         return self._run(self._delete_many(conn, ()))
 
-    def _place(self, key: Any) -> tuple[Any, ...]:
-        return key if isinstance(key, tuple) else (key,)
-
     def _columns(self) -> list[str]:
-        known = dict.fromkeys(self._key_names)
-        if self._into is not None:
-            fields = getattr(self._into, "model_fields", None) or getattr(self._into, "__dataclass_fields__", {})
-            known.update(dict.fromkeys(fields))
-        for row in self._kept.values():
+        known = dict.fromkeys([*self._key_names, *self._declared])
+        for row in self._kept.values() if not self._declared else ():
             known.update(dict.fromkeys(row))
         return list(known)
 
@@ -412,12 +448,14 @@ class InMemoryReadModel(ReadModel[M]):
         ]
 
     async def _get(self, conn: Any, key: Any) -> Any:
-        if self._place(key) not in self._kept:
+        place = _place(key, len(self._key_names))
+        if place not in self._kept:
             raise _missing(key)
-        return _read(self._kept[self._place(key)], self._into)
+        return _read(self._kept[place], self._into)
 
     async def _get_many(self, conn: Any, keys: Sequence[Any]) -> list[Any]:
-        return [_read(self._kept[self._place(key)], self._into) for key in keys if self._place(key) in self._kept]
+        places = [_place(key, len(self._key_names)) for key in keys]
+        return [_read(self._kept[place], self._into) for place in places if place in self._kept]
 
     async def _find(
         self, conn: Any, where: Sequence[Condition], order: Sequence[str], limit: int, offset: int, with_total: bool
@@ -436,21 +474,21 @@ class InMemoryReadModel(ReadModel[M]):
         return len(self._matching(where))
 
     async def _insert(self, conn: Any, item: Any, replace: bool = False) -> None:
-        values = _values(item)
+        values = _row(item, self._declared, self._key_names)
         place = tuple(values[name] for name in self._key_names)
         if place in self._kept and not replace:
             raise _exists(place)
-        self._kept[place] = {**self._kept.get(place, {}), **values}
+        self._kept[place] = {**dict.fromkeys(self._declared), **self._kept.get(place, {}), **values}
 
     async def _update(self, conn: Any, key: Any, values: Mapping[str, Any]) -> None:
-        for name in values:
-            _known(name, self._columns())
-        if self._place(key) not in self._kept:
+        _changes(values, self._columns(), self._key_names)
+        place = _place(key, len(self._key_names))
+        if place not in self._kept:
             raise _missing(key)
-        self._kept[self._place(key)].update(values)
+        self._kept[place].update(values)
 
     async def _delete(self, conn: Any, key: Any) -> None:
-        if self._kept.pop(self._place(key), None) is None:
+        if self._kept.pop(_place(key, len(self._key_names)), None) is None:
             raise _missing(key)
 
     async def _delete_many(self, conn: Any, where: Sequence[Condition]) -> int:

@@ -351,11 +351,6 @@ class EventStore:
         event.redacted = redacted
         return event
 
-    async def content_of(self, conn: Any, event: RecordedEvent) -> str | bytes | None:
-        """Reads the content of an event again. The feed has null both for JSON null and for content that was erased."""
-        found = await self._pages(conn, event.stream, event.version, event.version)
-        return found[0][1] if found else None
-
     def inline(self, name: str, handler: InlineHandler, types: Sequence[str] | None = None) -> None:
         """Adds an inline projection: handler(conn, events) runs in the transaction of each append, after it; its errors refuse
         the append. types: only events of types that match these patterns. On a blocking connection the handler is blocking."""

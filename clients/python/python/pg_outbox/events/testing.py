@@ -21,16 +21,31 @@ from .._rows import dumps
 from ..testing import contains
 from ._runs import drive
 from .aggregates import Aggregate
-from .context import fixed
+from .context import clock_time, fixed
 from .registry import EventRegistry, NewEvent
 from .sagas import Saga, Sent
 from .store import RecordedEvent
 
-__all__ = ["AT", "Matcher", "Outcome", "any_of", "fixed", "given", "given_saga", "recorded_event", "recorded_events", "with_metadata"]
+__all__ = ["AT", "Clock", "Matcher", "Outcome", "any_of", "fixed", "given", "given_saga", "recorded_event", "recorded_events", "with_metadata"]
 
 A = TypeVar("A", bound=Aggregate)
 AT = dt.datetime(2026, 1, 1, tzinfo=dt.timezone.utc)
 """The time of the tests' fixed clock."""
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, at: dt.datetime) -> None:
+        self.at = at
+
+    def __call__(self) -> dt.datetime:
+        return self.at
+
+    def advance(self, by: dt.timedelta) -> dt.datetime:
+        """Moves the clock, and returns its time."""
+        self.at += by
+        return self.at
 
 
 class Matcher:
@@ -151,9 +166,9 @@ class Given(Generic[A]):
         self._aggregate = aggregate
 
     def when(self, decide: Callable[[A], Any]) -> Outcome[A]:
-        """Lets the aggregate decide, with the clock fixed at AT and with numbered ids."""
+        """Lets the aggregate decide, with the clock fixed at AT, unless it is fixed already, and with numbered ids."""
         result, error = None, None
-        with fixed(AT):
+        with fixed(clock_time() or AT):
             try:
                 result = decide(self._aggregate)
                 if inspect.iscoroutine(result):
@@ -277,7 +292,7 @@ class GivenSaga:
 
     def _decided(self, decide: Callable[[], Any]) -> SagaOutcome:
         error = None
-        with fixed(AT):
+        with fixed(clock_time() or AT):
             try:
                 decide()
             except Exception as raised:  # noqa: BLE001 - then_error() compares it, and then_sent() raises it
@@ -289,7 +304,7 @@ def given_saga(saga: type[Saga], *events: Any, correlation_id: str = "1") -> Giv
     """Returns a saga that has handled these events: data, NewEvents, or RecordedEvents."""
     made = saga()
     made.saga_id = made.correlation_id = correlation_id
-    with fixed(AT):
+    with fixed(clock_time() or AT):
         for number, event in enumerate(events, 1):
             _handle(made, event, number)
     made.sent = []
