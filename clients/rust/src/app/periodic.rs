@@ -105,6 +105,11 @@ impl Periodic {
             while let Ok(wait) = (due - Utc::now()).to_std() {
                 sleep(wait.min(Duration::from_secs(60))).await;
             }
+            if let Some(oldest) = too_late(due, Utc::now()) {
+                tracing::warn!(name = self.name, tick = %due, "the machine has slept, and the tick is passed over");
+                tick = cron.next(oldest);
+                continue;
+            }
             match self.enqueue(outbox, due).await {
                 Ok(()) => report.completed += 1,
                 Err(error) => {
@@ -154,5 +159,27 @@ impl Periodic {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+/// Returns the time of the oldest tick that is made up for, if this tick is older. A machine that slept, or whose clock was set,
+/// comes to a tick long after it was due.
+fn too_late(due: DateTime<Utc>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    let oldest = now - CATCH_UP;
+    (due < oldest).then_some(oldest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tick_that_a_sleep_has_left_behind_is_passed_over() {
+        let at = |time: &str| time.parse::<DateTime<Utc>>().unwrap();
+        let cron = Cron::parse("0,55 * * * *", None).unwrap();
+        let (due, awake) = (at("2026-11-29T03:00:00Z"), at("2026-11-29T07:02:00Z"));
+        let oldest = too_late(due, awake).unwrap();
+        assert_eq!(cron.next(oldest), Some(at("2026-11-29T06:55:00Z")));
+        assert_eq!(too_late(due, at("2026-11-29T03:09:00Z")), None);
     }
 }
