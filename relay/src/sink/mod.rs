@@ -3,6 +3,8 @@
 mod file;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(feature = "mqtt")]
+mod mqtt;
 #[cfg(feature = "nats")]
 mod nats;
 mod postgres;
@@ -106,24 +108,34 @@ impl Sent {
     }
 }
 
-/// The record that a broker has refused after it was sent. The next batch ends before it, so that nothing of its batch is lost
-/// with it. Its dead letter has another topic.
+/// The records that a broker has refused after they were sent: a message, and its dead letter with and without the body. The
+/// next batch ends before such a record, so that nothing of its batch is lost with it.
 #[derive(Debug, Default)]
-struct Refused(Option<(String, String, String)>);
+struct Refused(Vec<(Name, String)>);
+
+/// Topic, webhook id, and length of the body.
+type Name = (String, String, usize);
 
 impl Refused {
+    fn name(record: &Record) -> Name {
+        (record.topic.clone(), record.webhook_id.clone(), record.body.len())
+    }
+
     fn remember(&mut self, record: &Record, why: &str) {
-        self.0 = Some((record.topic.clone(), record.webhook_id.clone(), why.to_owned()));
+        if self.0.len() > 2 {
+            self.0.remove(0);
+        }
+        self.0.push((Refused::name(record), why.to_owned()));
     }
 
     fn forget(&mut self) {
-        self.0 = None;
+        self.0.clear();
     }
 
     /// Returns why the broker has refused this record.
     fn reason(&self, record: &Record) -> Option<String> {
-        let (topic, id, why) = self.0.as_ref()?;
-        (*topic == record.topic && *id == record.webhook_id).then(|| why.clone())
+        let name = Refused::name(record);
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, why)| why.clone())
     }
 }
 
@@ -171,6 +183,10 @@ pub(crate) fn make(relay: &RelayConfig) -> Result<Box<dyn Sink>> {
         }
         #[cfg(not(feature = "kafka"))]
         SinkConfig::Kafka(_) => missing("kafka"),
+        #[cfg(feature = "mqtt")]
+        SinkConfig::Mqtt(config) => Ok(Box::new(mqtt::MqttSink::new(config.clone(), &relay.name))),
+        #[cfg(not(feature = "mqtt"))]
+        SinkConfig::Mqtt(_) => missing("mqtt"),
         #[cfg(feature = "nats")]
         SinkConfig::Nats(config) => Ok(Box::new(nats::NatsSink::new(config.clone()))),
         #[cfg(not(feature = "nats"))]
@@ -188,7 +204,7 @@ pub(crate) fn make(relay: &RelayConfig) -> Result<Box<dyn Sink>> {
 }
 
 /// Removes user and password from a URL, for messages.
-#[cfg(any(feature = "nats", feature = "rabbitmq", feature = "redis"))]
+#[cfg(any(feature = "mqtt", feature = "nats", feature = "rabbitmq", feature = "redis"))]
 fn without_credentials(url: &str) -> String {
     url.split(',')
         .map(|url| match (url.find("://"), url.rfind('@')) {

@@ -5,6 +5,8 @@
 mod file;
 mod jetstream;
 mod kafka;
+mod mqtt;
+mod pages;
 mod postgres;
 mod programs;
 mod rabbitmq;

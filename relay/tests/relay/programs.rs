@@ -53,10 +53,19 @@ impl Database {
                 .await
                 .unwrap();
         }
+        self.wait_for_positions().await;
+    }
+
+    /// Waits until every message has its position.
+    pub(crate) async fn wait_for_positions(&self) {
         wait_until("every message has its position", PATIENCE, async || {
             self.one("select outbox.head() >= count(*) from outbox.message").await == "true"
         })
         .await;
+    }
+
+    pub(crate) fn dsn(&self) -> &str {
+        &self.dsn
     }
 
     pub(crate) async fn one(&self, sql: &str) -> String {
@@ -140,6 +149,19 @@ impl Broker {
         let (port, folder) = (free_port().unwrap(), fresh_folder("kafka").unwrap());
         let args = format!("start --only kafka --kafka-port {port} --data-dir {}", folder.display());
         Broker::started("kafka/noida_db/noida-db", args.split(' ').map(str::to_owned).collect(), port).await
+    }
+
+    /// Starts mosquitto with these further lines of configuration.
+    pub(crate) async fn mqtt(config: &str) -> Broker {
+        let (port, folder) = (free_port().unwrap(), fresh_folder("mqtt").unwrap());
+        let text = format!(
+            "user root\npersistence true\npersistence_location {}/\nmax_queued_messages 0\nlistener {port} 127.0.0.1\n{}{config}\n",
+            folder.display(),
+            if config.contains("allow_anonymous") { "" } else { "allow_anonymous true\n" },
+        );
+        let file = folder.join("conf");
+        fs::write(&file, text).unwrap();
+        Broker::started("mosquitto", vec!["-c".to_owned(), file.display().to_string()], port).await
     }
 
     pub(crate) async fn rabbitmq() -> Broker {
