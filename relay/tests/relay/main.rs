@@ -5,6 +5,8 @@
 mod file;
 mod jetstream;
 mod kafka;
+mod ledger;
+mod lossy;
 mod mqtt;
 mod pages;
 mod postgres;
