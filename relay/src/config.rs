@@ -157,6 +157,12 @@ pub(crate) enum SinkConfig {
     Rabbitmq(RabbitmqConfig),
     #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     Redis(RedisConfig),
+    #[cfg_attr(not(feature = "aws"), allow(dead_code))]
+    Sqs(AwsConfig),
+    #[cfg_attr(not(feature = "aws"), allow(dead_code))]
+    Sns(AwsConfig),
+    #[cfg_attr(not(feature = "aws"), allow(dead_code))]
+    Kinesis(AwsConfig),
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -262,6 +268,19 @@ pub(crate) struct RedisConfig {
     pub(crate) password: Option<Secret>,
     /// Entries that a stream keeps, about; without it, all.
     pub(crate) max_length: Option<u64>,
+}
+
+/// A service of AWS. Credentials come from the environment, a profile, or the role of the machine.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(not(feature = "aws"), allow(dead_code))]
+pub(crate) struct AwsConfig {
+    /// The region; without it, that of the environment or the profile.
+    pub(crate) region: Option<String>,
+    /// The URL of another server with the interface of AWS.
+    pub(crate) endpoint: Option<String>,
+    /// The largest message with its attributes. Without it, SQS is asked, and the others have their first limit.
+    pub(crate) max_message_bytes: Option<usize>,
 }
 
 /// A connection string. One with a password is a secret.

@@ -29,7 +29,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 
-/// Relay the feed of a transactional outbox to Kafka, NATS, RabbitMQ, Redis, MQTT, another PostgreSQL or a file
+/// Relay the feed of a transactional outbox to Kafka, NATS, RabbitMQ, Redis, MQTT, SQS, SNS, Kinesis, another PostgreSQL or a file
 #[derive(Debug, Parser)]
 #[command(name = "outbox-relay", version, about, max_term_width = 100)]
 struct Args {

@@ -1,5 +1,7 @@
 //! Sinks: the brokers. Each file is one broker.
 
+#[cfg(feature = "aws")]
+mod aws;
 mod file;
 #[cfg(feature = "kafka")]
 mod kafka;
@@ -16,6 +18,8 @@ mod redis;
 use async_trait::async_trait;
 use pg_outbox::error::{Error, Result};
 
+#[cfg(feature = "aws")]
+use crate::config::AwsConfig;
 use crate::config::{RelayConfig, SinkConfig};
 use crate::record::{Binding, EPOCH, ID, POSITION, RELAY, Record, SOURCE};
 use crate::source::Place;
@@ -168,6 +172,11 @@ fn chunk(sizes: impl Iterator<Item = usize>) -> usize {
 
 /// Makes the sink of a relay. It connects when it is opened.
 pub(crate) fn make(relay: &RelayConfig) -> Result<Box<dyn Sink>> {
+    #[cfg(feature = "aws")]
+    let aws = |config: &AwsConfig, kind| -> Result<Box<dyn Sink>> {
+        let constant = relay.template()?.constant().map(str::to_owned);
+        Ok(Box::new(aws::AwsSink::new(config.clone(), kind, constant)))
+    };
     #[allow(unused_variables, reason = "each build has another set of sinks")]
     let missing = |feature: &str| -> Result<Box<dyn Sink>> {
         Err(Error::invalid(format!("this program was built without the sink \"{feature}\""))
@@ -176,6 +185,14 @@ pub(crate) fn make(relay: &RelayConfig) -> Result<Box<dyn Sink>> {
     match &relay.sink {
         SinkConfig::Stdout => Ok(Box::new(file::FileSink::stdout())),
         SinkConfig::File(config) => Ok(Box::new(file::FileSink::new(config.path.clone()))),
+        #[cfg(feature = "aws")]
+        SinkConfig::Sqs(config) => aws(config, aws::Kind::Sqs),
+        #[cfg(feature = "aws")]
+        SinkConfig::Sns(config) => aws(config, aws::Kind::Sns),
+        #[cfg(feature = "aws")]
+        SinkConfig::Kinesis(config) => aws(config, aws::Kind::Kinesis),
+        #[cfg(not(feature = "aws"))]
+        SinkConfig::Sqs(_) | SinkConfig::Sns(_) | SinkConfig::Kinesis(_) => missing("aws"),
         #[cfg(feature = "kafka")]
         SinkConfig::Kafka(config) => {
             let position_topic = relay.position_topic(config)?;
@@ -204,7 +221,7 @@ pub(crate) fn make(relay: &RelayConfig) -> Result<Box<dyn Sink>> {
 }
 
 /// Removes user and password from a URL, for messages.
-#[cfg(any(feature = "mqtt", feature = "nats", feature = "rabbitmq", feature = "redis"))]
+#[cfg(any(feature = "aws", feature = "mqtt", feature = "nats", feature = "rabbitmq", feature = "redis"))]
 fn without_credentials(url: &str) -> String {
     url.split(',')
         .map(|url| match (url.find("://"), url.rfind('@')) {

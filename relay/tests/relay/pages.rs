@@ -23,7 +23,8 @@ async fn run(page: &str, db: &Database, names: &[(&str, String)]) {
     let relay = Path::new(env!("CARGO_BIN_EXE_outbox-relay")).parent().unwrap();
     let postgres = Install::find().unwrap().bin;
     let path = format!(
-        "{}:{}:{}:{}",
+        "{}:{}:{}:{}:{}",
+        root().join(".cache/moto/bin").display(),
         relay.display(),
         root().join(".cache/brokers").display(),
         postgres.display(),
@@ -87,4 +88,11 @@ async fn the_page_of_rabbitmq() {
 async fn the_page_of_redis() {
     let (db, broker) = (Database::new().await, Broker::redis().await);
     run("redis.md", &db, &[("6379", broker.port.to_string())]).await;
+}
+
+#[cfg(feature = "aws")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_aws() {
+    let (db, broker) = (Database::new().await, Broker::aws().await);
+    run("aws.md", &db, &[("localhost:5000", format!("127.0.0.1:{}", broker.port))]).await;
 }

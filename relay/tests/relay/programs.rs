@@ -164,6 +164,13 @@ impl Broker {
         Broker::started("mosquitto", vec!["-c".to_owned(), file.display().to_string()], port).await
     }
 
+    /// Starts a server with the interface of AWS.
+    pub(crate) async fn aws() -> Broker {
+        let port = free_port().unwrap();
+        let args = format!("-H 127.0.0.1 -p {port}").split(' ').map(str::to_owned).collect();
+        Broker::started("../moto/bin/moto_server", args, port).await
+    }
+
     pub(crate) async fn rabbitmq() -> Broker {
         let [port, names, distribution] = [free_port().unwrap(), free_port().unwrap(), free_port().unwrap()];
         let folder = fresh_folder("rabbitmq").unwrap();
@@ -236,6 +243,7 @@ impl Config {
     fn command(&self, what: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outbox-relay"));
         command.arg(what).arg(&self.path).env("RELAY_DSN", &self.dsn).env("BROKER_PASSWORD", "geheim");
+        command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "geheim");
         command.env("TARGET_DSN", &self.target);
         command.stdin(Stdio::null());
         command
