@@ -148,6 +148,8 @@ pub(crate) enum SinkConfig {
     File(FileConfig),
     #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
     Kafka(KafkaConfig),
+    #[cfg_attr(not(feature = "mqtt"), allow(dead_code))]
+    Mqtt(MqttConfig),
     #[cfg_attr(not(feature = "nats"), allow(dead_code))]
     Nats(NatsConfig),
     Postgres(PostgresConfig),
@@ -155,6 +157,12 @@ pub(crate) enum SinkConfig {
     Rabbitmq(RabbitmqConfig),
     #[cfg_attr(not(feature = "redis"), allow(dead_code))]
     Redis(RedisConfig),
+    #[cfg_attr(not(feature = "aws"), allow(dead_code))]
+    Sqs(AwsConfig),
+    #[cfg_attr(not(feature = "aws"), allow(dead_code))]
+    Sns(AwsConfig),
+    #[cfg_attr(not(feature = "aws"), allow(dead_code))]
+    Kinesis(AwsConfig),
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -183,6 +191,21 @@ pub(crate) struct KafkaConfig {
     pub(crate) transactional: bool,
     /// The topic that the position of the relay belongs to; the default is the relay's topic, if it is always the same.
     position_topic: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(not(feature = "mqtt"), allow(dead_code))]
+pub(crate) struct MqttConfig {
+    /// `mqtt://host:port`, or `mqtts://` for TLS.
+    pub(crate) url: String,
+    pub(crate) user: Option<String>,
+    pub(crate) password: Option<Secret>,
+    pub(crate) ca_file: Option<PathBuf>,
+    /// The client id; the default contains the name of the relay. Each client of a server has another one.
+    pub(crate) client_id: Option<String>,
+    /// The largest payload that the server takes, if it does not tell: mosquitto's `message_size_limit`.
+    pub(crate) max_message_bytes: Option<usize>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -247,6 +270,19 @@ pub(crate) struct RedisConfig {
     pub(crate) max_length: Option<u64>,
 }
 
+/// A service of AWS. Credentials come from the environment, a profile, or the role of the machine.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(not(feature = "aws"), allow(dead_code))]
+pub(crate) struct AwsConfig {
+    /// The region; without it, that of the environment or the profile.
+    pub(crate) region: Option<String>,
+    /// The URL of another server with the interface of AWS.
+    pub(crate) endpoint: Option<String>,
+    /// The largest message with its attributes. Without it, SQS is asked, and the others have their first limit.
+    pub(crate) max_message_bytes: Option<usize>,
+}
+
 /// A connection string. One with a password is a secret.
 #[derive(Clone, Deserialize)]
 #[serde(untagged)]
@@ -302,7 +338,7 @@ impl Secret {
 }
 
 /// Reads the password of a user, if there is one.
-#[cfg_attr(not(any(feature = "kafka", feature = "nats", feature = "rabbitmq")), allow(dead_code))]
+#[cfg_attr(not(any(feature = "kafka", feature = "mqtt", feature = "nats", feature = "rabbitmq")), allow(dead_code))]
 pub(crate) fn credentials(
     user: Option<&str>,
     password: Option<&Secret>,
@@ -448,11 +484,17 @@ mod tests {
 
     #[test]
     fn the_files_of_the_page_are_accepted() {
-        let page = include_str!("../../docs/relay.md");
-        let blocks: Vec<&str> = page.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
-        assert!(blocks.len() >= 3);
-        for block in blocks {
-            Config::parse(block).map_err(|error| error.report()).unwrap();
+        let docs = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs"));
+        let mut pages = vec![docs.join("relay.md")];
+        pages.extend(std::fs::read_dir(docs.join("relay")).unwrap().map(|entry| entry.unwrap().path()));
+        for page in &pages {
+            let text = std::fs::read_to_string(page).unwrap();
+            let blocks: Vec<&str> =
+                text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+            assert!(!blocks.is_empty(), "{}", page.display());
+            for block in blocks {
+                Config::parse(block).map_err(|error| error.report()).unwrap();
+            }
         }
     }
 

@@ -6,7 +6,7 @@
 //! - 2: wrong usage or configuration.
 //! - 3: not found.
 //! - 4: conflict; the check found a problem; a relay is stopped (`--once`).
-//! - 5: try again later (no connection).
+//! - 5: try again later (no connection, or another instance is active with `--once`).
 //! - 6: fatal (no extension, no privilege).
 #![allow(clippy::print_stdout, reason = "a command line prints")]
 
@@ -29,7 +29,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 
-/// Relay the feed of a transactional outbox to Kafka, NATS, RabbitMQ, Redis, another PostgreSQL or a file
+/// Relay the feed of a transactional outbox to Kafka, NATS, RabbitMQ, Redis, MQTT, SQS, SNS, Kinesis, another PostgreSQL or a file
 #[derive(Debug, Parser)]
 #[command(name = "outbox-relay", version, about, max_term_width = 100)]
 struct Args {
@@ -46,7 +46,8 @@ enum Command {
         /// Run only this relay; without it, all relays of the file run
         #[arg(long)]
         relay: Option<String>,
-        /// End when everything that is in the feed now has been relayed
+        /// End when everything that is in the feed now has been relayed. Beside an active instance, this one waits for three
+        /// heartbeats and then ends with exit code 5
         #[arg(long)]
         once: bool,
     },

@@ -141,7 +141,7 @@ impl Relay {
     /// Runs until a signal arrives, and returns the exit code.
     pub(crate) async fn run(mut self, mut ended: watch::Receiver<bool>) -> u8 {
         let mut backoff = Backoff::default();
-        let mut standing_by = false;
+        let mut standing_by: Option<Instant> = None;
         while !*ended.borrow() {
             let begun = Instant::now();
             let result = self.activate(&mut ended).await;
@@ -152,15 +152,20 @@ impl Relay {
                 Ok(End::Ended) => return 0,
                 Ok(End::Stopped) => return 4,
                 Ok(End::StandBy) => {
-                    if !standing_by {
+                    let since = *standing_by.get_or_insert_with(|| {
                         self.log("info", "standing by: another instance is active", json!({}));
+                        Instant::now()
+                    });
+                    // The session of an instance that was killed or cut off has been ended by then.
+                    if self.once && since.elapsed() > self.settings.heartbeat() * 3 + STAND_BY {
+                        self.log("error", "nothing was relayed: another instance is active", json!({}));
+                        return 5;
                     }
-                    standing_by = true;
                     STAND_BY
                 }
                 Err(error) if matches!(error.kind(), Kind::Retry | Kind::Conflict) => {
                     self.log("warning", &error.to_string(), json!({"code": error.code()}));
-                    standing_by = false;
+                    standing_by = None;
                     backoff.next()
                 }
                 Err(error) => {

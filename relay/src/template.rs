@@ -50,7 +50,7 @@ impl Template {
     }
 
     /// Returns the topic if it is the same for every message.
-    #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
+    #[cfg_attr(not(any(feature = "aws", feature = "kafka")), allow(dead_code))]
     pub(crate) fn constant(&self) -> Option<&str> {
         match &self.0[..] {
             [Piece::Text(text)] => Some(text),

@@ -135,7 +135,7 @@ fn append(file: &mut File, length: &mut u64, lines: &[u8]) -> std::io::Result<()
 
 /// A record as a line. A body that is JSON is the field `body`; other bodies are base64 in `body_base64`.
 #[derive(Serialize)]
-struct Line<'a> {
+pub(super) struct Line<'a> {
     topic: &'a str,
     key: Option<&'a str>,
     headers: BTreeMap<&'a str, &'a str>,
@@ -145,7 +145,7 @@ struct Line<'a> {
     body_base64: Option<String>,
 }
 
-fn line(record: &Record) -> Line<'_> {
+pub(super) fn line(record: &Record) -> Line<'_> {
     // Between the tokens of JSON, a line break is white space like any other.
     let json = std::str::from_utf8(&record.body).ok().map(|text| text.replace(['\n', '\r'], " "));
     let body = json.and_then(|text| RawValue::from_string(text).ok());

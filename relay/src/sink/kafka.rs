@@ -56,8 +56,8 @@ pub(super) struct KafkaSink {
     session: Option<Session>,
     /// The largest batch, which is smaller than that of each topic that was written to.
     batch_bytes: usize,
-    /// Whether each record is a batch, because a broker has refused a batch for its size.
-    alone: bool,
+    /// The size of batches that a broker has refused. Until a batch is stored, each record is a batch.
+    alone: Option<usize>,
     /// The largest batch that a topic takes.
     limits: HashMap<String, usize>,
     refused: Refused,
@@ -112,7 +112,7 @@ impl KafkaSink {
             position_topic,
             session: None,
             batch_bytes: BATCH_BYTES,
-            alone: false,
+            alone: None,
             limits: HashMap::new(),
             refused: Refused::default(),
         }
@@ -151,7 +151,7 @@ impl KafkaSink {
             // As the clients for Java do, so that a key has the same partition as with those.
             .set("partitioner", "murmur2_random")
             .set("linger.ms", "1")
-            .set("batch.size", if self.alone { 1 } else { self.batch_bytes }.to_string())
+            .set("batch.size", if self.alone.is_some() { 1 } else { self.batch_bytes }.to_string())
             // The limits of the topics hold. They are looked at before sending.
             .set("message.max.bytes", "1000000000")
             .set("queue.buffering.max.kbytes", "1048576");
@@ -338,6 +338,18 @@ impl KafkaSink {
         Ok(Opened { limit: BATCH_BYTES, last })
     }
 
+    /// Opens a producer with batches again, if the one at work sends each record by itself. They are smaller than those that a
+    /// broker has refused.
+    async fn batch_again(&mut self) {
+        let Some(refused) = self.alone.take() else { return };
+        if self.batch_bytes >= refused {
+            self.batch_bytes = (refused / 2).max(1);
+        }
+        if self.connect(self.config.transactional).await.is_err() {
+            self.close().await;
+        }
+    }
+
     /// Ends the client. Records that were not answered yet are dropped.
     async fn close(&mut self) {
         if let Some(session) = self.session.take() {
@@ -396,8 +408,10 @@ impl Sink for KafkaSink {
         };
         let Some(failure) = sent.failure.take() else {
             self.refused.forget();
-            self.alone = false;
             sent.failure = rest.first().and_then(|record| self.too_large(record)).map(Failure::Refused);
+            if !records.is_empty() {
+                self.batch_again().await;
+            }
             return sent;
         };
         let failed = records.get(sent.stored);
@@ -406,14 +420,15 @@ impl Sink for KafkaSink {
             sent.stored = 0;
         }
         sent.failure = Some(match failure {
-            Failure::Refused(why) if !self.alone => {
+            Failure::Refused(why) if self.alone.is_none() => {
                 // Not the record itself may be too large, but its batch.
-                self.alone = true;
+                self.alone = Some(self.batch_bytes);
                 Failure::Retry(why)
             }
             Failure::Refused(why) => {
                 // The client is opened again, for a dead letter, too.
                 failed.into_iter().for_each(|record| self.refused.remember(record, &why));
+                self.alone = None;
                 Failure::Retry(why)
             }
             other => other,

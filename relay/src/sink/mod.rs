@@ -1,8 +1,12 @@
 //! Sinks: the brokers. Each file is one broker.
 
+#[cfg(feature = "aws")]
+mod aws;
 mod file;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(feature = "mqtt")]
+mod mqtt;
 #[cfg(feature = "nats")]
 mod nats;
 mod postgres;
@@ -14,6 +18,8 @@ mod redis;
 use async_trait::async_trait;
 use pg_outbox::error::{Error, Result};
 
+#[cfg(feature = "aws")]
+use crate::config::AwsConfig;
 use crate::config::{RelayConfig, SinkConfig};
 use crate::record::{Binding, EPOCH, ID, POSITION, RELAY, Record, SOURCE};
 use crate::source::Place;
@@ -106,24 +112,34 @@ impl Sent {
     }
 }
 
-/// The record that a broker has refused after it was sent. The next batch ends before it, so that nothing of its batch is lost
-/// with it. Its dead letter has another topic.
+/// The records that a broker has refused after they were sent: a message, and its dead letter with and without the body. The
+/// next batch ends before such a record, so that nothing of its batch is lost with it.
 #[derive(Debug, Default)]
-struct Refused(Option<(String, String, String)>);
+struct Refused(Vec<(Name, String)>);
+
+/// Topic, webhook id, and length of the body.
+type Name = (String, String, usize);
 
 impl Refused {
+    fn name(record: &Record) -> Name {
+        (record.topic.clone(), record.webhook_id.clone(), record.body.len())
+    }
+
     fn remember(&mut self, record: &Record, why: &str) {
-        self.0 = Some((record.topic.clone(), record.webhook_id.clone(), why.to_owned()));
+        if self.0.len() > 2 {
+            self.0.remove(0);
+        }
+        self.0.push((Refused::name(record), why.to_owned()));
     }
 
     fn forget(&mut self) {
-        self.0 = None;
+        self.0.clear();
     }
 
     /// Returns why the broker has refused this record.
     fn reason(&self, record: &Record) -> Option<String> {
-        let (topic, id, why) = self.0.as_ref()?;
-        (*topic == record.topic && *id == record.webhook_id).then(|| why.clone())
+        let name = Refused::name(record);
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, why)| why.clone())
     }
 }
 
@@ -156,6 +172,11 @@ fn chunk(sizes: impl Iterator<Item = usize>) -> usize {
 
 /// Makes the sink of a relay. It connects when it is opened.
 pub(crate) fn make(relay: &RelayConfig) -> Result<Box<dyn Sink>> {
+    #[cfg(feature = "aws")]
+    let aws = |config: &AwsConfig, kind| -> Result<Box<dyn Sink>> {
+        let constant = relay.template()?.constant().map(str::to_owned);
+        Ok(Box::new(aws::AwsSink::new(config.clone(), kind, constant)))
+    };
     #[allow(unused_variables, reason = "each build has another set of sinks")]
     let missing = |feature: &str| -> Result<Box<dyn Sink>> {
         Err(Error::invalid(format!("this program was built without the sink \"{feature}\""))
@@ -164,6 +185,14 @@ pub(crate) fn make(relay: &RelayConfig) -> Result<Box<dyn Sink>> {
     match &relay.sink {
         SinkConfig::Stdout => Ok(Box::new(file::FileSink::stdout())),
         SinkConfig::File(config) => Ok(Box::new(file::FileSink::new(config.path.clone()))),
+        #[cfg(feature = "aws")]
+        SinkConfig::Sqs(config) => aws(config, aws::Kind::Sqs),
+        #[cfg(feature = "aws")]
+        SinkConfig::Sns(config) => aws(config, aws::Kind::Sns),
+        #[cfg(feature = "aws")]
+        SinkConfig::Kinesis(config) => aws(config, aws::Kind::Kinesis),
+        #[cfg(not(feature = "aws"))]
+        SinkConfig::Sqs(_) | SinkConfig::Sns(_) | SinkConfig::Kinesis(_) => missing("aws"),
         #[cfg(feature = "kafka")]
         SinkConfig::Kafka(config) => {
             let position_topic = relay.position_topic(config)?;
@@ -171,6 +200,10 @@ pub(crate) fn make(relay: &RelayConfig) -> Result<Box<dyn Sink>> {
         }
         #[cfg(not(feature = "kafka"))]
         SinkConfig::Kafka(_) => missing("kafka"),
+        #[cfg(feature = "mqtt")]
+        SinkConfig::Mqtt(config) => Ok(Box::new(mqtt::MqttSink::new(config.clone(), &relay.name))),
+        #[cfg(not(feature = "mqtt"))]
+        SinkConfig::Mqtt(_) => missing("mqtt"),
         #[cfg(feature = "nats")]
         SinkConfig::Nats(config) => Ok(Box::new(nats::NatsSink::new(config.clone()))),
         #[cfg(not(feature = "nats"))]
@@ -188,7 +221,7 @@ pub(crate) fn make(relay: &RelayConfig) -> Result<Box<dyn Sink>> {
 }
 
 /// Removes user and password from a URL, for messages.
-#[cfg(any(feature = "nats", feature = "rabbitmq", feature = "redis"))]
+#[cfg(any(feature = "aws", feature = "mqtt", feature = "nats", feature = "rabbitmq", feature = "redis"))]
 fn without_credentials(url: &str) -> String {
     url.split(',')
         .map(|url| match (url.find("://"), url.rfind('@')) {

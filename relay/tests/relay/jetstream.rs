@@ -10,7 +10,7 @@ async fn connect(broker: &Broker) -> jetstream::Context {
     jetstream::new(async_nats::connect(format!("nats://127.0.0.1:{}", broker.port)).await.unwrap())
 }
 
-async fn make_stream(broker: &Broker) -> stream::Stream {
+pub(crate) async fn make_stream(broker: &Broker) -> stream::Stream {
     let config = stream::Config { name: "ORDERS".into(), subjects: vec!["shop.>".into()], ..Default::default() };
     connect(broker).await.create_stream(config).await.unwrap()
 }
@@ -20,7 +20,7 @@ fn sink(broker: &Broker) -> String {
 }
 
 /// Returns all messages of the stream.
-async fn stored(broker: &Broker) -> Vec<async_nats::Message> {
+pub(crate) async fn stored(broker: &Broker) -> Vec<async_nats::Message> {
     let mut stream = connect(broker).await.get_stream("ORDERS").await.unwrap();
     let count = usize::try_from(stream.info().await.unwrap().state.messages).unwrap();
     let consumer =

@@ -23,7 +23,7 @@ fn client(broker: &Broker) -> ClientConfig {
     config
 }
 
-async fn make_topic(broker: &Broker, max_message_bytes: &str) {
+pub(crate) async fn make_topic(broker: &Broker, max_message_bytes: &str) {
     make_topic_of(broker, TOPIC, max_message_bytes).await;
 }
 
@@ -40,10 +40,10 @@ fn sink(broker: &Broker, more: &str) -> String {
 
 /// A record of a partition.
 #[derive(Clone, Debug)]
-struct Stored {
+pub(crate) struct Stored {
     partition: i32,
-    key: String,
-    n: i64,
+    pub(crate) key: String,
+    pub(crate) n: i64,
     place: (i32, i64),
     headers: HashMap<String, String>,
 }
@@ -63,7 +63,7 @@ fn stored_record(message: &BorrowedMessage<'_>) -> Stored {
 }
 
 /// Returns all records of the topic, partition by partition.
-async fn stored(broker: &Broker, isolation: &'static str) -> Vec<Stored> {
+pub(crate) async fn stored(broker: &Broker, isolation: &'static str) -> Vec<Stored> {
     stored_in(broker, TOPIC, isolation).await
 }
 
@@ -94,7 +94,7 @@ async fn stored_in(broker: &Broker, topic: &'static str, isolation: &'static str
 }
 
 /// Drops repeats as the documentation tells consumers to: by one place for each partition.
-fn without_repeats(records: Vec<Stored>) -> Vec<Stored> {
+pub(crate) fn without_repeats(records: Vec<Stored>) -> Vec<Stored> {
     let mut last = HashMap::new();
     records
         .into_iter()

@@ -53,10 +53,19 @@ impl Database {
                 .await
                 .unwrap();
         }
+        self.wait_for_positions().await;
+    }
+
+    /// Waits until every message has its position.
+    pub(crate) async fn wait_for_positions(&self) {
         wait_until("every message has its position", PATIENCE, async || {
             self.one("select outbox.head() >= count(*) from outbox.message").await == "true"
         })
         .await;
+    }
+
+    pub(crate) fn dsn(&self) -> &str {
+        &self.dsn
     }
 
     pub(crate) async fn one(&self, sql: &str) -> String {
@@ -142,6 +151,26 @@ impl Broker {
         Broker::started("kafka/noida_db/noida-db", args.split(' ').map(str::to_owned).collect(), port).await
     }
 
+    /// Starts mosquitto with these further lines of configuration.
+    pub(crate) async fn mqtt(config: &str) -> Broker {
+        let (port, folder) = (free_port().unwrap(), fresh_folder("mqtt").unwrap());
+        let text = format!(
+            "user root\npersistence true\npersistence_location {}/\nmax_queued_messages 0\nlistener {port} 127.0.0.1\n{}{config}\n",
+            folder.display(),
+            if config.contains("allow_anonymous") { "" } else { "allow_anonymous true\n" },
+        );
+        let file = folder.join("conf");
+        fs::write(&file, text).unwrap();
+        Broker::started("mosquitto", vec!["-c".to_owned(), file.display().to_string()], port).await
+    }
+
+    /// Starts a server with the interface of AWS.
+    pub(crate) async fn aws() -> Broker {
+        let port = free_port().unwrap();
+        let args = format!("-H 127.0.0.1 -p {port}").split(' ').map(str::to_owned).collect();
+        Broker::started("../moto/bin/moto_server", args, port).await
+    }
+
     pub(crate) async fn rabbitmq() -> Broker {
         let [port, names, distribution] = [free_port().unwrap(), free_port().unwrap(), free_port().unwrap()];
         let folder = fresh_folder("rabbitmq").unwrap();
@@ -214,6 +243,7 @@ impl Config {
     fn command(&self, what: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outbox-relay"));
         command.arg(what).arg(&self.path).env("RELAY_DSN", &self.dsn).env("BROKER_PASSWORD", "geheim");
+        command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "geheim");
         command.env("TARGET_DSN", &self.target);
         command.stdin(Stdio::null());
         command

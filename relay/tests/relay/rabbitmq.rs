@@ -12,12 +12,12 @@ use tokio::sync::OnceCell;
 
 use crate::programs::{Broker, Config, Database, PATIENCE, assert_ledger, wait_until_relayed};
 
-async fn broker() -> &'static Broker {
+pub(crate) async fn broker() -> &'static Broker {
     static BROKER: OnceCell<Broker> = OnceCell::const_new();
     BROKER.get_or_init(Broker::rabbitmq).await
 }
 
-async fn connect(broker: &Broker) -> (Connection, Channel) {
+pub(crate) async fn connect(broker: &Broker) -> (Connection, Channel) {
     let url = format!("amqp://guest:guest@127.0.0.1:{}/%2f", broker.port);
     let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
     let channel = connection.create_channel().await.unwrap();
@@ -25,7 +25,7 @@ async fn connect(broker: &Broker) -> (Connection, Channel) {
 }
 
 /// Makes a topic exchange and a queue of the same name that is bound to `pattern`.
-async fn make_queue(channel: &Channel, name: &str, pattern: &str, arguments: FieldTable) {
+pub(crate) async fn make_queue(channel: &Channel, name: &str, pattern: &str, arguments: FieldTable) {
     let durable = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     channel.exchange_declare(name.into(), ExchangeKind::Topic, durable, FieldTable::default()).await.unwrap();
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };

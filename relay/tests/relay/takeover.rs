@@ -26,6 +26,25 @@ async fn one_of_two_instances_is_active_and_the_other_takes_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_of_once_beside_an_active_instance_ends_and_says_why() {
+    let db = Database::new().await;
+    let path = fresh_folder("beside").unwrap().join("out.ndjson");
+    let config = Config::new(&db, "", &sink(&path));
+    db.enqueue(1, 10).await;
+    let active = config.run();
+    wait_until_relayed(&db, 10).await;
+    let output = config.once().await;
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.code() == Some(5) && log.contains("nothing was relayed: another instance is active"),
+        "{log}"
+    );
+    assert_eq!(active.terminate().await, 0);
+    config.succeed().await;
+    assert_eq!(payloads(&path), (1..=10).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_is_frozen_loses_its_lock_and_moves_no_cursor_afterwards() {
     let db = Database::new().await;
     let path = fresh_folder("frozen").unwrap().join("out.ndjson");
@@ -75,6 +94,10 @@ async fn a_cursor_that_an_operator_has_moved_back_is_sent_again() {
     db.client.execute("select outbox.cursor_reset('relay:orders', 2, 'once more')", &[]).await.unwrap();
     config.succeed().await;
     assert_eq!(payloads(&path), [1, 2, 3, 4, 3, 4]);
+    // Another instance has sent the repeats, with the same marks.
+    let text = fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines[2..4], lines[4..6]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

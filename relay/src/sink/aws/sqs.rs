@@ -1,0 +1,107 @@
+//! SQS. The topic of a message is the name of a queue, or its URL.
+
+use async_trait::async_trait;
+use aws_config::SdkConfig;
+use aws_sdk_sqs::Client;
+use aws_sdk_sqs::error::ProvideErrorMetadata as _;
+use aws_sdk_sqs::types::{MessageAttributeValue, QueueAttributeName, SendMessageBatchRequestEntry};
+
+use super::{Failure, Service, Target, attributes, failure, group, is_group, is_name, shown, size, text};
+use crate::record::Record;
+
+/// The largest request, and the largest message of a queue that does not say another limit.
+const LIMIT: usize = 262_144;
+
+#[derive(Debug)]
+pub(super) struct Sqs {
+    client: Client,
+    bytes: Option<usize>,
+}
+
+impl Sqs {
+    pub(super) fn new(settings: &SdkConfig, bytes: Option<usize>) -> Sqs {
+        Sqs { client: Client::new(settings), bytes }
+    }
+}
+
+#[async_trait]
+impl Service for Sqs {
+    fn misnamed(&self, name: &str) -> Option<String> {
+        let is_url = name.starts_with("https://") || name.starts_with("http://");
+        (!is_url && !is_name(name, 80)).then(|| format!("\"{}\" is not the name of a queue", name.escape_default()))
+    }
+
+    async fn find(&self, name: &str) -> Result<Target, String> {
+        let address = if name.contains("://") {
+            name.to_owned()
+        } else {
+            let found = self.client.get_queue_url().queue_name(name).send().await.map_err(|error| shown(&error))?;
+            found.queue_url().unwrap_or_default().to_owned()
+        };
+        let limit = match self.bytes {
+            Some(bytes) => bytes,
+            None => {
+                let name = QueueAttributeName::MaximumMessageSize;
+                let asked = self.client.get_queue_attributes().queue_url(&address).attribute_names(name.clone());
+                let found = asked.send().await.map_err(|error| shown(&error))?;
+                let limit = found.attributes().and_then(|all| all.get(&name)).and_then(|value| value.parse().ok());
+                limit.unwrap_or(LIMIT)
+            }
+        };
+        Ok(Target { fifo: address.ends_with(".fifo"), address, limit })
+    }
+
+    fn size(&self, record: &Record) -> usize {
+        size(record)
+    }
+
+    fn request(&self) -> (usize, usize) {
+        (10, LIMIT)
+    }
+
+    async fn send(&self, target: &Target, records: &[&Record]) -> Vec<Result<(), Failure>> {
+        let entries: Result<Vec<_>, _> =
+            records.iter().enumerate().map(|(index, record)| entry(target, index, record)).collect();
+        let entries = match entries {
+            Ok(entries) => entries,
+            Err(why) => return vec![Err(Failure::Refused(why)); records.len()],
+        };
+        let sent = self.client.send_message_batch().queue_url(&target.address).set_entries(Some(entries)).send().await;
+        let done = match sent {
+            Ok(done) => done,
+            Err(error) => {
+                let why = match error.code() {
+                    // The request is about this message alone.
+                    Some(code) if records.len() == 1 => failure(code, error.message()),
+                    _ => Failure::Retry(shown(&error)),
+                };
+                return vec![Err(why); records.len()];
+            }
+        };
+        let mut answers =
+            vec![Err(Failure::Retry("the queue has not answered for the message".to_owned())); records.len()];
+        for stored in done.successful() {
+            if let Some(answer) = stored.id().parse().ok().and_then(|index: usize| answers.get_mut(index)) {
+                *answer = Ok(());
+            }
+        }
+        for failed in done.failed() {
+            if let Some(answer) = failed.id().parse().ok().and_then(|index: usize| answers.get_mut(index)) {
+                *answer = Err(failure(failed.code(), failed.message()));
+            }
+        }
+        answers
+    }
+}
+
+fn entry(target: &Target, index: usize, record: &Record) -> Result<SendMessageBatchRequestEntry, String> {
+    let mut entry = SendMessageBatchRequestEntry::builder().id(index.to_string()).message_body(text(&record.body).0);
+    if target.fifo {
+        entry = entry.message_group_id(group(record, is_group)).message_deduplication_id(&record.webhook_id);
+    }
+    for (name, value) in attributes(record) {
+        let value = MessageAttributeValue::builder().data_type("String").string_value(value).build();
+        entry = entry.message_attributes(name, value.map_err(|error| error.to_string())?);
+    }
+    entry.build().map_err(|error| error.to_string())
+}
