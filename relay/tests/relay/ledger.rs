@@ -62,7 +62,7 @@ async fn relay_under_fire(db: &Database, config: &Config, random: &mut Random, l
     let relay = config.run();
     wait_until_relayed(db, messages).await;
     assert_eq!(relay.terminate().await, 0);
-    println!("{messages} messages, {keys} keys, {killed} relays killed, {lost} answers lost");
+    eprintln!("{messages} messages, {keys} keys, {killed} relays killed, {lost} answers lost");
     (killed, lost)
 }
 

@@ -18,7 +18,7 @@ impl Random {
     pub(crate) fn new() -> Random {
         let seed = std::env::var("RELAY_SEED").ok().and_then(|text| text.parse().ok());
         let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) * 7919 + 1);
-        println!("RELAY_SEED={seed}");
+        eprintln!("RELAY_SEED={seed}");
         Random(seed)
     }
 

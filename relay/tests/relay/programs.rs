@@ -165,6 +165,7 @@ impl Broker {
     }
 
     /// Starts a server with the interface of AWS.
+    #[cfg(feature = "aws")]
     pub(crate) async fn aws() -> Broker {
         let port = free_port().unwrap();
         let args = format!("-H 127.0.0.1 -p {port}").split(' ').map(str::to_owned).collect();
