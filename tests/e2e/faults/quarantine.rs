@@ -277,7 +277,9 @@ async fn settings_that_cannot_be_read_hold_their_own_subscription_or_endpoint_on
         let before = others(&receiver);
         db.batch_execute(broken).await.unwrap();
         // A change of a proxy makes the dispatcher read the whole configuration.
-        db.batch_execute("select outbox_internal.enqueue_own('outbox.control', '{\"proxy\": \"none\"}')").await.unwrap();
+        db.batch_execute("select outbox_internal.enqueue_own('outbox.control', '{\"proxy\": \"none\"}')")
+            .await
+            .unwrap();
         goes_on(&db, &receiver, n).await;
         wait_until("health names it", PATIENCE, async || {
             one::<Option<String>>(
