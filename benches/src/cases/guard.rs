@@ -56,28 +56,12 @@ async fn logs(guard: &mut Guard<'_>) -> Result<()> {
 /// Claim and complete.
 async fn workers(guard: &mut Guard<'_>) -> Result<()> {
     let server = server(&[]).await?;
-    let db = server.database("bench").await?;
-    db.batch_execute("select outbox.subscribe('work', '{order.#}')").await?;
-    db.batch_execute(pull::STATUS_TABLE).await?;
+    let db = pull::prepare(&server).await?;
     for (what, batch, backlog) in [
-        ("claim and complete, 4 workers, batch 1; a status table", 1, 4_000usize),
+        ("claim and complete, 4 workers, batch 1; a status table", 1, 4_000),
         ("claim and complete, 4 workers, batch 100; a status table", 100, 30_000),
     ] {
-        guard
-            .pair(what, async || {
-                fill(&db, backlog, 1).await?;
-                routed(&db).await;
-                let ours = pull::drain(&server, 4, batch, pull::OURS).await?;
-                db.execute(
-                    "insert into job (topic, payload, key)
-                    select 'order.0', $1::text::jsonb, 'c-' || n % 1000 from generate_series(1, $2) n",
-                    &[&PAYLOAD, &(backlog as i32)],
-                )
-                .await?;
-                db.batch_execute("vacuum analyze job").await?;
-                Ok((ours, pull::drain(&server, 4, batch, pull::THEIRS).await?))
-            })
-            .await?;
+        guard.pair(what, async || pull::pair(&server, &db, 4, batch, backlog).await).await?;
     }
     Ok(())
 }

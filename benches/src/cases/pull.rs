@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use outbox_harness::Server;
+use outbox_harness::tokio_postgres::Client;
 
 use crate::PAYLOAD;
 use crate::measure::{fill, routed, server};
@@ -20,23 +21,11 @@ pub const STATUS_TABLE: &str = "create table job (
 
 pub async fn run(report: &mut Report) -> Result<()> {
     let server = server(&[]).await?;
-    let db = server.database("bench").await?;
-    db.batch_execute("select outbox.subscribe('work', '{order.#}')").await?;
-    db.batch_execute(STATUS_TABLE).await?;
+    let db = prepare(&server).await?;
     for workers in [1usize, 4, 16] {
         for batch in [1i32, 10, 100] {
             let backlog = if batch == 1 { 8_000 } else { 30_000 };
-            fill(&db, backlog, 1).await?;
-            routed(&db).await;
-            let ours = drain(&server, workers, batch, OURS).await?;
-            db.execute(
-                "insert into job (topic, payload, key)
-                select 'order.0', $1::text::jsonb, 'c-' || n % 1000 from generate_series(1, $2) n",
-                &[&PAYLOAD, &(backlog as i32)],
-            )
-            .await?;
-            db.batch_execute("vacuum analyze job").await?;
-            let theirs = drain(&server, workers, batch, THEIRS).await?;
+            let (ours, theirs) = pair(&server, &db, workers, batch, backlog).await?;
             // There is no goal, because the status table has no log, no order and no dead letters. The case `peers`
             // compares with queues that have them.
             report.row(
@@ -50,6 +39,29 @@ pub async fn run(report: &mut Report) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Makes a database with a subscription for workers and a status table.
+pub async fn prepare(server: &Server) -> Result<Client> {
+    let db = server.database("bench").await?;
+    db.batch_execute("select outbox.subscribe('work', '{order.#}')").await?;
+    db.batch_execute(STATUS_TABLE).await?;
+    Ok(db)
+}
+
+/// Fills both sides in turn, and returns the messages per second that workers complete.
+pub async fn pair(server: &Server, db: &Client, workers: usize, batch: i32, backlog: usize) -> Result<(f64, f64)> {
+    fill(db, backlog, 1).await?;
+    routed(db).await;
+    let ours = drain(server, workers, batch, OURS).await?;
+    db.execute(
+        "insert into job (topic, payload, key)
+        select 'order.0', $1::text::jsonb, 'c-' || n % 1000 from generate_series(1, $2) n",
+        &[&PAYLOAD, &(backlog as i32)],
+    )
+    .await?;
+    db.batch_execute("vacuum analyze job").await?;
+    Ok((ours, drain(server, workers, batch, THEIRS).await?))
 }
 
 /// A claim that returns a token and ids, and the statement that completes it.
@@ -72,7 +84,7 @@ pub const THEIRS: Api = Api {
     complete: "delete from job where $1::bigint is not null and id = any ($2::bigint[])",
 };
 
-pub async fn drain(server: &Server, workers: usize, batch: i32, api: Api) -> Result<f64> {
+async fn drain(server: &Server, workers: usize, batch: i32, api: Api) -> Result<f64> {
     let started = Instant::now();
     let limit = Duration::from_secs(6);
     let mut tasks = vec![];

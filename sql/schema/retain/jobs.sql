@@ -73,9 +73,7 @@ begin
             perform outbox_internal.note_job(job, result, rows, bytes, held_by);
         end if;
     elsif name = 'categories' then
-        -- Positions behind the last event have nothing to list.
-        if due or coalesce((select f.last_position from outbox._feed_event f order by f.first_position desc limit 1), 0)
-            - outbox_internal.listed() >= unlisted then
+        if due or outbox_internal.category_lag() >= unlisted then
             job := name;
             rows := outbox_internal.list_categories(100000);
             more := rows is not null;

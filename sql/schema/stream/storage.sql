@@ -88,7 +88,8 @@ begin atomic
 end;
 
 -- API: private
--- Positions between the end of the lists and the last event. A reader of a category reads them one by one.
+-- Positions between the end of the lists and the last event; positions behind it have nothing to list. A reader of a
+-- category reads them one by one.
 create function outbox_internal.category_lag() returns bigint
 language sql stable
 set search_path = pg_catalog, pg_temp

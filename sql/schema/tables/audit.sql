@@ -58,9 +58,18 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    person constant text := left(nullif(current_setting('pg_outbox.context', true), '')::jsonb #>> '{metadata,user_id}', 255);
+    context constant text := current_setting('pg_outbox.context', true);
+    person text;
 begin
     perform outbox_internal.check_note(reason);
+    if context <> '' then
+        begin
+            person := left(context::jsonb #>> '{metadata,user_id}', 255);
+        exception when data_exception or program_limit_exceeded then
+            -- enqueue() says that the context is malformed. It keeps no operator from an action.
+            null;
+        end;
+    end if;
     insert into outbox.audit (action, object, reason, detail)
     values (action, object, reason, case
         when person is null or detail ? 'actor' then detail

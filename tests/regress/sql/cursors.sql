@@ -56,6 +56,14 @@ select position from outbox.cursor_reset('billing', 4, 'redo the invoices');
 select position, last_error, error_position, error_since, advanced from outbox.cursor_advance('billing', 5);
 select position from outbox.cursor_reset('billing', 0, 'from the start');
 select outbox.cursor_reset('billing', 11, 'too far');
+-- The context of a transaction names the person. A malformed one keeps no operator from an action.
+begin;
+select outbox.set_context(user_id => 'ann');
+select position from outbox.cursor_reset('billing', 1, 'by ann');
+commit;
+set pg_outbox.context = '{"metadata": ';
+select position from outbox.cursor_reset('billing', 0, 'by nobody');
+reset pg_outbox.context;
 select stream, subject, consumer, position, lag_positions from outbox.cursor_list();
 select consumer from outbox.cursor_list(stream => 'outbox', max_rows => 2);
 select stream from outbox.cursor_list('billing');
