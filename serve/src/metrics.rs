@@ -124,7 +124,7 @@ const METRICS: &[Metric] = &[
         "outbox_serve_span_requests_failed_total",
         "counter",
         &[],
-        "Requests with spans that failed and were made again",
+        "Requests with spans, and looks at the log of attempts, that failed and were made again",
     ),
     Metric("outbox_database_up", "gauge", &["database"], "Whether the dashboard reaches a database, of several"),
 ];

@@ -53,7 +53,7 @@ pub(crate) struct Own {
     pub(crate) spans: AtomicI64,
     /// Spans that the receiver has refused for good.
     pub(crate) spans_rejected: AtomicI64,
-    /// Requests with spans that failed and are made again.
+    /// Requests with spans, and looks at the log of attempts, that failed and are made again.
     pub(crate) spans_failed: AtomicI64,
 }
 

@@ -7,7 +7,7 @@ use serde_json::Value;
 use outbox_core::webhook_id::WebhookId;
 use pg_outbox::error::{Error, Result};
 
-use super::{Fields, field, given, number};
+use super::{Fields, field, given, input, number};
 use crate::database::Work;
 use crate::page::{Live, Page, column, link, message, state, table, time, value};
 
@@ -16,6 +16,9 @@ const SHOWN: i64 = 50;
 
 /// The messages that one search by key or time looks at.
 const LOOKED_AT: i64 = 10_000;
+
+/// The longest text in a field, in characters.
+const LONGEST: usize = 500;
 
 /// The conditions that have an index or a function of their own.
 const LIST: &str = "
@@ -104,7 +107,7 @@ pub(super) async fn tail(work: &Work, fields: &Fields) -> Result<Page> {
     let found = listed(work, fields).await?;
     let body = html! {
         form method="get" action="/tail" class="search" role="search" aria-label="Live" {
-            (input(fields, "topic", "Topic", "")) (input(fields, "tenant", "Tenant", ""))
+            (input(fields, "topic", "Topic", "", LONGEST)) (input(fields, "tenant", "Tenant", "", LONGEST))
             div { button class="primary" { "Show these" } " " a href="/tail" { "Show all" } }
         }
         (listing(&found.rows, "There is no message of this kind among the newest ones."))
@@ -176,17 +179,8 @@ async fn look(work: &Work, fields: &Fields) -> Result<Found> {
     Ok(Found { rows, next })
 }
 
-fn input(fields: &Fields, name: &str, label: &str, hint: &str) -> Markup {
-    html! {
-        div {
-            label for=(name) { (label) }
-            input id=(name) name=(name) value=(field(fields, name)) placeholder=(hint) maxlength="500";
-        }
-    }
-}
-
 fn form(fields: &Fields) -> Markup {
-    let input = |name: &str, label: &str, hint: &str| self::input(fields, name, label, hint);
+    let input = |name: &str, label: &str, hint: &str| input(fields, name, label, hint, LONGEST);
     html! {
         form method="get" action="/messages" class="search" role="search" aria-label="Messages" {
             (input("id", "Id or webhook id", "")) (input("topic", "Topic", "")) (input("key", "Key", ""))

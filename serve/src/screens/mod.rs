@@ -100,6 +100,17 @@ fn paged(rows: &mut Vec<Value>, path: &str, kept: &[(&str, &str)], key: (&str, &
     }
 }
 
+/// Returns a text field of a search, with its label.
+fn input(fields: &Fields, name: &str, label: &str, hint: &str, most: usize) -> Markup {
+    html! {
+        div {
+            label for=(name) { (label) }
+            input id=(name) name=(name) value=(field(fields, name)) placeholder=[Some(hint).filter(|hint| !hint.is_empty())]
+                maxlength=(most);
+        }
+    }
+}
+
 /// The number of rows that a query asks for.
 fn asked() -> String {
     (ROWS + 1).to_string()

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use pg_outbox::error::{Error, Result};
 
-use super::{Fields, ROWS, field, given};
+use super::{Fields, ROWS, field, given, input};
 use crate::database::Work;
 use crate::page::{Live, Page, column, facts, link, state, table, time, value};
 
@@ -56,10 +56,7 @@ pub(super) async fn list(work: &Work, fields: &Fields) -> Result<Page> {
         .collect();
     let body = html! {
         form method="get" action="/sagas" class="search" role="search" aria-label="Sagas" {
-            div {
-                label for="type" { "Type" }
-                input id="type" name="type" value=(field(fields, "type")) maxlength="255";
-            }
+            (input(fields, "type", "Type", "", 255))
             div {
                 label for="status" { "Status" }
                 select id="status" name="status" {

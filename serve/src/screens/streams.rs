@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use pg_outbox::error::Result;
 
-use super::{Fields, asked, field, given, paged};
+use super::{Fields, asked, field, given, input, paged};
 use crate::database::Work;
 use crate::page::{Live, Page, facts, named, table, time, value};
 
@@ -21,10 +21,7 @@ pub(super) async fn list(work: &Work, fields: &Fields) -> Result<Page> {
         .collect();
     let body = html! {
         form method="get" action="/streams" class="search" role="search" aria-label="Streams" {
-            div {
-                label for="category" { "Category" }
-                input id="category" name="category" value=(field(fields, "category")) maxlength="255";
-            }
+            (input(fields, "category", "Category", "", 255))
             div { button class="primary" { "Show" } }
         }
         (table("Streams", &["Stream", "Version"], &cells, "There is no stream."))

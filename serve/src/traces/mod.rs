@@ -40,8 +40,11 @@ const BLOCKS: i64 = 64;
 /// others have added.
 const MARGIN: i64 = 128;
 
-/// The spans of a request.
+/// The attempts of a request, and so its spans at most.
 const SPANS: usize = 512;
+
+/// The messages of the attempts of a request, unless a single attempt has more. Each is read and becomes a link.
+const MESSAGES_AT_ONCE: usize = 2000;
 
 /// The sizes of the log that are remembered.
 const MARKS: usize = 64;
@@ -76,10 +79,17 @@ struct Part {
     to: i64,
     /// The next block to read.
     at: Spot,
-    /// The spans of the next blocks that are taken already.
+    /// The attempts in the next blocks that are dealt with already.
     taken: usize,
     /// The mark of `to`.
     mark: Spot,
+}
+
+impl Progress {
+    /// Whether its transactions are of this cluster. A copy of the database in another one begins afresh.
+    fn fits(&self, oldest: i64) -> bool {
+        self.part.as_ref().map_or(self.from, |part| part.to) <= oldest
+    }
 }
 
 /// A leaf of the log, in the order in which they were opened.
@@ -98,6 +108,17 @@ struct Exporter<'a> {
     progress: Option<Progress>,
     /// The ends of the log, with the first transaction after each.
     marks: Vec<(i64, Spot)>,
+}
+
+/// The end of a request.
+enum Sent {
+    /// The receiver has taken the spans of so many attempts, or refused them for good. `more`: the blocks have further attempts.
+    Done {
+        attempts: usize,
+        spans: usize,
+        more: bool,
+    },
+    Later(Duration),
 }
 
 /// The end of a step.
@@ -130,6 +151,7 @@ pub(crate) async fn follow(place: &Place, database: &Database, collector: &Colle
                 pause = (pause * 2).min(LONGEST);
             }
             Err(_) => {
+                Own::add(&place.own.spans_failed, 1);
                 exporter.progress = None;
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST);
@@ -165,18 +187,13 @@ impl Exporter<'_> {
             return Ok(Step::Idle);
         };
         let moves = now["moves"].as_i64().unwrap_or(0);
-        let mut progress = match self.progress.take().filter(|known| known.moves == moves) {
-            Some(known) => known,
-            None => match stored(moves, now["state"].as_str().unwrap_or_default()) {
-                Some(stored) => stored,
-                // The first span is that of the first attempt from now on.
-                None => {
-                    let fresh = Progress { moves, from: oldest, mark: end, part: None };
-                    let fresh = advance(work, fresh).await?;
-                    self.progress = Some(fresh);
-                    return Ok(Step::Idle);
-                }
-            },
+        let kept = || stored(moves, now["state"].as_str().unwrap_or_default()).filter(|kept| kept.fits(oldest));
+        let known = self.progress.take().filter(|known| known.moves == moves && known.fits(oldest));
+        let Some(mut progress) = known.or_else(kept) else {
+            // The first span is that of the first attempt from now on.
+            let fresh = Progress { moves, from: oldest, mark: end, part: None };
+            self.progress = Some(advance(work, fresh).await?);
+            return Ok(Step::Idle);
         };
         self.remember(next, end);
         let Some(part) = progress.part.clone().or_else(|| self.part(&progress, oldest, &leaves)) else {
@@ -184,28 +201,26 @@ impl Exporter<'_> {
             return Ok(Step::Idle);
         };
         let (read, after) = range(&part, &leaves);
-        let (sent, wait) = match read {
+        let sent = match read {
             Some(blocks) => self.send(work, &progress, &part, blocks).await?,
-            None => (0, None),
+            None => Sent::Done { attempts: 0, spans: 0, more: false },
         };
-        if let Some(wait) = wait {
-            if sent > 0 {
-                progress.part = Some(Part { taken: part.taken + sent, ..part });
-                advance(work, progress).await?;
-            }
-            return Ok(Step::Later(wait));
-        }
-        let more = after.is_some();
+        let (attempts, spans, more) = match sent {
+            Sent::Done { attempts, spans, more } => (attempts, spans, more),
+            Sent::Later(wait) => return Ok(Step::Later(wait)),
+        };
+        let step = if more || after.is_some() { Step::More } else { Step::Idle };
         match after {
+            _ if more => progress.part = Some(Part { taken: part.taken + attempts, ..part }),
             Some(at) => progress.part = Some(Part { at, taken: 0, ..part }),
             None => progress = Progress { from: part.to, mark: part.mark, part: None, ..progress },
         }
         // Attempts without a span need not be remembered: they would be read once more.
-        if sent > 0 {
+        if spans > 0 {
             progress = advance(work, progress).await?;
         }
         self.progress = Some(progress);
-        Ok(if more { Step::More } else { Step::Idle })
+        Ok(step)
     }
 
     /// Remembers the end of the log. Of many ends, every second one is forgotten: an earlier mark is as good, and longer.
@@ -233,16 +248,15 @@ impl Exporter<'_> {
         Some(Part { to: oldest, at: start(progress.mark, leaves), taken: 0, mark })
     }
 
-    /// Sends the spans of the attempts in some blocks. Returns how many the receiver has taken, and how long it wants to wait before
-    /// the others.
+    /// Sends the spans of the next attempts in some blocks, in one request: the transaction waits for no second one.
     async fn send(
         &self,
         work: &Work,
         progress: &Progress,
         part: &Part,
         (leaf, from, to): (i64, i64, i64),
-    ) -> Result<(usize, Option<Duration>)> {
-        let (first, last) = (progress.from, part.to);
+    ) -> Result<Sent> {
+        let (first, last, taken) = (progress.from, part.to, part.taken);
         let sql = format!(
             "select a.position, a.message_id, a.message_ids, a.run, a.attempt, a.status, a.outcome, a.error_class,
                 a.remote_address, a.subscription_id, a.endpoint_id, s.name as subscription, e.name as endpoint, e.url,
@@ -254,33 +268,49 @@ impl Exporter<'_> {
             where a.segment = {leaf} and a.ctid >= '({from},0)'::tid and a.ctid < '({to},0)'::tid
                 and a.endpoint_id is not null and a.worker is null and a.attempt > 0
                 and (({last} - a.xmin::text::bigint) & 4294967295) between 1 and {last} - {first}
-            order by a.ctid"
+            order by a.ctid offset {taken} limit {SPANS}"
         );
-        let attempts = work.query(&sql, &[]).await?;
+        let found = work.query(&sql, &[]).await?;
+        let attempts = together(&found);
+        let done = |spans: usize| Sent::Done {
+            attempts: attempts.len(),
+            spans,
+            more: attempts.len() < found.len() || found.len() == SPANS,
+        };
         if attempts.is_empty() {
-            return Ok((0, None));
+            return Ok(done(0));
         }
         let ids: Vec<String> = attempts.iter().flat_map(spans::message_ids).map(|id| id.to_string()).collect();
         let messages = work.query(MESSAGES, &[Some(&format!("{{{}}}", ids.join(",")))]).await?;
         let messages: HashMap<i64, Value> =
             messages.into_iter().filter_map(|message| Some((message["id"].as_i64()?, message))).collect();
         let made: Vec<_> = attempts.iter().filter_map(|attempt| spans::span(attempt, &messages)).collect();
-        let database = attempts.first().and_then(|attempt| attempt["database"].as_str()).unwrap_or_default();
-        let mut sent = 0;
-        for some in made.get(part.taken..).unwrap_or_default().chunks(SPANS) {
-            let count = i64::try_from(some.len()).unwrap_or(i64::MAX);
-            match self.collector.send(&spans::request(database, some.to_vec())).await {
-                Verdict::Taken { rejected } => {
-                    Own::add(&self.place.own.spans, (count - rejected).max(0));
-                    Own::add(&self.place.own.spans_rejected, rejected.min(count));
-                }
-                Verdict::Refused => Own::add(&self.place.own.spans_rejected, count),
-                Verdict::Later(wait) => return Ok((sent, Some(wait))),
-            }
-            sent += some.len();
+        if made.is_empty() {
+            return Ok(done(0));
         }
-        Ok((sent, None))
+        let spans = made.len();
+        let count = i64::try_from(spans).unwrap_or(i64::MAX);
+        let database = attempts.first().and_then(|attempt| attempt["database"].as_str()).unwrap_or_default();
+        match self.collector.send(&spans::request(database, made)).await {
+            Verdict::Taken { rejected } => {
+                Own::add(&self.place.own.spans, (count - rejected).max(0));
+                Own::add(&self.place.own.spans_rejected, rejected.min(count));
+            }
+            Verdict::Refused => Own::add(&self.place.own.spans_rejected, count),
+            Verdict::Later(wait) => return Ok(Sent::Later(wait)),
+        }
+        Ok(done(spans))
     }
+}
+
+/// Returns the attempts whose messages are read together: at least one.
+fn together(attempts: &[Value]) -> &[Value] {
+    let mut messages = 0;
+    let few = attempts.iter().take_while(|attempt| {
+        messages += spans::message_ids(attempt).len();
+        messages <= MESSAGES_AT_ONCE
+    });
+    attempts.get(..few.count().max(1)).unwrap_or_default()
 }
 
 /// The transactions, the leaves of the log and the cursor, of one moment.
@@ -294,11 +324,11 @@ const NOW: &str = "
     from (select pg_current_snapshot() as s) n
     left join outbox.cursor_list(consumer => 'traces', stream => 'outbox serve', subject => '', max_rows => 1) c on true";
 
-/// The messages with a context, by their ids.
+/// The messages with a context, by their ids. A text that is too long for a context stays so when it is cut.
 const MESSAGES: &str = "
     select m.id, m.topic, outbox.webhook_id(m.id, m.enqueued_at) as webhook_id,
-        coalesce(m.headers ->> 'traceparent', m.metadata ->> 'traceparent') as traceparent,
-        coalesce(m.headers ->> 'tracestate', m.metadata ->> 'tracestate') as tracestate
+        left(coalesce(m.headers ->> 'traceparent', m.metadata ->> 'traceparent'), 1000) as traceparent,
+        left(coalesce(m.headers ->> 'tracestate', m.metadata ->> 'tracestate'), 1000) as tracestate
     from outbox.message m
     where m.id = any ($1::bigint[]) and (m.metadata ? 'traceparent' or m.headers ? 'traceparent')";
 
@@ -408,6 +438,22 @@ mod tests {
         let leaves = [leaf(3, 50, 1), leaf(4, 60, 0)];
         assert_eq!(read(mark, &leaves), [(3, 0, 1)]);
         assert_eq!(read(mark, &[leaf(3, 30, 0)]), []);
+    }
+
+    #[test]
+    fn a_request_has_a_bounded_number_of_messages() {
+        let attempts = |messages: usize| vec![json!({"message_ids": vec![1; messages]}); 5];
+        let taken = |messages: usize| together(&attempts(messages)).len();
+        assert_eq!((taken(1), taken(400), taken(401), taken(1000), taken(5000)), (5, 5, 4, 2, 1));
+        assert!(together(&[]).is_empty());
+    }
+
+    #[test]
+    fn progress_of_another_cluster_does_not_fit() {
+        let mark = Spot { leaf: 1, block: 0, opened: 1 };
+        let whole = Progress { moves: 5, from: 7, mark, part: None };
+        let parted = Progress { part: Some(Part { to: 9, at: mark, taken: 0, mark }), ..whole.clone() };
+        assert!(whole.fits(7) && !whole.fits(6) && parted.fits(9) && !parted.fits(8));
     }
 
     #[test]

@@ -147,8 +147,9 @@ fn verdict(status: u16, wait: Option<Duration>, body: &[u8]) -> Verdict {
             let said = ExportTraceServiceResponse::decode(body).unwrap_or_default();
             Verdict::Taken { rejected: said.partial_success.map_or(0, |partial| partial.rejected_spans.max(0)) }
         }
-        // A wrong key or address is mended by a person, and the spans are sent then.
-        401 | 403 | 404 | 408 | 429 | 500..=599 => Verdict::Later(wait.unwrap_or_default().min(MAX_WAIT)),
+        // A wrong key or address is mended by a person, and the spans are sent then. Another error of the server may be one of these
+        // spans, which would stop all later ones.
+        300..=399 | 401 | 403..=405 | 408 | 429 | 502..=504 => Verdict::Later(wait.unwrap_or_default().min(MAX_WAIT)),
         _ => Verdict::Refused,
     }
 }
@@ -188,7 +189,12 @@ mod tests {
     #[test]
     fn an_answer_says_whether_spans_are_sent_again() {
         assert_eq!(verdict(200, None, b""), Verdict::Taken { rejected: 0 });
-        assert_eq!(verdict(400, None, b"what"), Verdict::Refused);
+        for refused in [400, 413, 500, 501] {
+            assert_eq!(verdict(refused, None, b"what"), Verdict::Refused, "{refused}");
+        }
+        for later in [302, 401, 404, 405, 429, 502, 503] {
+            assert_eq!(verdict(later, None, b""), Verdict::Later(Duration::ZERO), "{later}");
+        }
         assert_eq!(verdict(503, Some(Duration::from_secs(7)), b""), Verdict::Later(Duration::from_secs(7)));
         assert_eq!(verdict(429, Some(Duration::from_secs(1 << 40)), b""), Verdict::Later(MAX_WAIT));
     }

@@ -1,5 +1,7 @@
 //! Several databases in one dashboard: which one is not ok, and each with the rights of its own role.
 
+use std::time::{Duration, Instant};
+
 use outbox_harness::wait_until;
 use pg_outbox::connect::Target;
 use pg_outbox_serve::{Options, Server};
@@ -84,4 +86,32 @@ async fn one_page_says_which_database_is_not_ok_and_each_has_its_own_rights() {
     }
     assert_eq!(scraper.get("/readyz").await.status, 503);
     assert!(!scraper.get("/readyz").await.body.contains("lost"), "names are for those who are logged in");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_hangs_stops_no_other() {
+    let _db = database("quick").await;
+    // Connections are accepted, and nothing is ever answered.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let hangs = format!("postgresql://acts:x@{}/hangs", silent.local_addr().unwrap());
+    let address = several(&[("hangs", hangs), ("quick", dsn(postgres().await, "sees", "quick"))]).await;
+    let mut ann = Browser::logged_in(address, TOKEN, "Ann").await;
+    // More people look at the one that hangs than it has sessions.
+    let mut looking = tokio::task::JoinSet::new();
+    for _ in 0..12 {
+        let mut other = ann.clone();
+        looking.spawn(async move { other.get("/db/hangs/").await.status });
+    }
+    let started = Instant::now();
+    assert_eq!(ann.get("/db/quick/workers").await.status, 200);
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    let page = ann.get("/").await;
+    assert!(page.status == 200 && page.body.contains("not reachable"), "{}", page.body);
+    let metrics = ann.get("/metrics").await.body;
+    assert!(metrics.contains("outbox_database_up{database=\"hangs\"} 0\n"), "{metrics}");
+    assert!(metrics.contains("outbox_database_up{database=\"quick\"} 1\n"), "{metrics}");
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    while let Some(status) = looking.join_next().await {
+        assert_eq!(status.unwrap(), 503);
+    }
 }

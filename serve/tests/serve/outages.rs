@@ -3,6 +3,7 @@
 use outbox_harness::{Server, Stop, wait_until};
 
 use crate::browser::Browser;
+use crate::pages::PAGES;
 use crate::{PATIENCE, TOKEN, options, start};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -22,18 +23,7 @@ async fn a_lost_database_is_said_on_every_page_and_comes_back() {
     assert_eq!(browser.get("/dead-letters").await.status, 200);
 
     server.stop(Stop::Immediate).unwrap();
-    for path in [
-        "/",
-        "/subscriptions",
-        "/endpoints",
-        "/dead-letters",
-        "/messages",
-        "/tail",
-        "/workers",
-        "/sagas",
-        "/streams",
-        "/storage",
-    ] {
+    for path in PAGES {
         let page = browser.get(path).await;
         assert!(page.status == 503 && page.body.contains("The database cannot be reached"), "{path}: {}", page.body);
         assert!(page.body.contains("data-live"), "{path}: the page renews itself");

@@ -5,7 +5,7 @@ use outbox_harness::{Receiver, wait_until};
 use crate::browser::{Browser, encoded};
 use crate::{PATIENCE, TOKEN, dashboard, database, dead_letters, endpoint};
 
-const PAGES: [&str; 10] = [
+pub(crate) const PAGES: [&str; 10] = [
     "/",
     "/subscriptions",
     "/endpoints",

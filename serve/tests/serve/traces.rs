@@ -236,6 +236,12 @@ async fn spans_need_the_cursor_and_no_right_to_act() {
     wait_until("it is sent", PATIENCE, async || attempts(&db).await == 1).await;
     let mut browser = Browser::logged_in(dashboard, TOKEN, "").await;
     assert_eq!(browser.get("/").await.status, 200);
+    wait_until("the failure is counted", PATIENCE, async || {
+        let metrics = browser.get("/metrics").await.body;
+        let count = metrics.lines().find_map(|line| line.strip_prefix("outbox_serve_span_requests_failed_total "));
+        count.is_some_and(|count| count != "0")
+    })
+    .await;
     assert!(collector.arrivals().is_empty());
     // With the right to its cursor alone the server begins.
     db.batch_execute("select outbox.grant_to('sees', 'consume', consumers => '{traces}')").await.unwrap();
@@ -244,4 +250,65 @@ async fn spans_need_the_cursor_and_no_right_to_act() {
     wait_until("the span has arrived", PATIENCE, async || !taken(&collector).is_empty()).await;
     db.batch_execute("select outbox.revoke_from('sees', 'consume')").await.unwrap();
     assert_eq!(taken(&collector).iter().map(|span| span.name.as_str()).collect::<Vec<_>>(), ["send push.two"]);
+}
+
+/// The cursor of a copy names transactions that are far ahead of those of its cluster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_in_another_cluster_begins_afresh() {
+    let db = database("restored").await;
+    let (receiver, collector) = (Receiver::start().unwrap(), Receiver::start().unwrap());
+    endpoint(&db, "hooks", &receiver).await;
+    let copied = "select outbox.cursor_advance('traces', 3, stream => 'outbox serve',
+        delivery_id => '{\"from\":900000000000,\"mark\":[0,0,0],\"part\":null}')";
+    db.batch_execute(copied).await.unwrap();
+    exporting("acts", "restored", &collector).await;
+    wait_until("the cursor is moved", PATIENCE, async || {
+        let moved = "select position from outbox.cursor where stream = 'outbox serve'";
+        db.query_one(moved, &[]).await.unwrap().get::<_, i64>(0) > 3
+    })
+    .await;
+    enqueue(&db, "push.one", TRACE, "01").await;
+    wait_until("the span has arrived", PATIENCE, async || !taken(&collector).is_empty()).await;
+}
+
+/// A part of the log has more messages than one request, and the receiver fails in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_batches_are_sent_in_several_requests() {
+    let db = database("large").await;
+    let (receiver, collector) = (Receiver::start().unwrap(), Receiver::start().unwrap());
+    collector.on("/v1/traces", |_, n| Reply::status(if n % 2 == 0 { 503 } else { 200 }));
+    endpoint(&db, "hooks", &receiver).await;
+    db.batch_execute(
+        "select outbox.subscribe('batches', array['batch.#'], 'hooks', batch_size => 1000, batch_wait => '300 ms')",
+    )
+    .await
+    .unwrap();
+    exporting("acts", "large", &collector).await;
+    begun(&db).await;
+    // The attempts come together, because the exporter waits for this transaction.
+    let older = postgres().await.connect("large").await.unwrap();
+    older.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
+    let many = format!(
+        "begin; select outbox.set_context(traceparent => '00-{TRACE}-{PARENT}-01');
+        select count(outbox.enqueue('batch.it', '1')) from generate_series(1, 5000); commit"
+    );
+    db.batch_execute(&many).await.unwrap();
+    let sent = "select coalesce(sum(cardinality(message_ids)), 0)::bigint from outbox.attempt";
+    wait_until("all are sent", PATIENCE, async || db.query_one(sent, &[]).await.unwrap().get::<_, i64>(0) == 5000)
+        .await;
+    older.batch_execute("commit").await.unwrap();
+    let batches = attempts(&db).await;
+    let spans = || -> Vec<Span> {
+        let arrivals = collector.arrivals();
+        let good = arrivals.iter().enumerate().filter(|(n, _)| n % 2 != 0).map(|(_, arrival)| arrival);
+        good.flat_map(decoded).collect()
+    };
+    wait_until("all spans have arrived", PATIENCE, async || spans().len() as i64 >= batches).await;
+    let spans = spans();
+    assert_eq!(spans.iter().map(|span| hex(&span.span_id)).collect::<BTreeSet<_>>().len() as i64, batches);
+    let messages = |span: &Span| span.links.len() + span.dropped_links_count as usize;
+    assert_eq!((spans.len() as i64, spans.iter().map(messages).sum::<usize>()), (batches, 5000));
+    let requests = collector.arrivals();
+    let largest = requests.iter().map(|request| decoded(request).iter().map(messages).sum::<usize>()).max();
+    assert!(requests.len() >= 5 && largest <= Some(2000), "{} {largest:?}", requests.len());
 }
