@@ -10,6 +10,7 @@
 //! A server that refuses a message of a batch (a quota) may take later ones of the batch. The relay then sends from the
 //! refused message on, so these arrive twice.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -249,7 +250,7 @@ impl Sink for MqttSink {
         if !is_topic(&record.topic) {
             return Some(format!("\"{}\" is not a topic that can be published to", record.topic.escape_default()));
         }
-        if record.headers.iter().any(|(name, value)| name.len() > TEXT || value.len() > TEXT) {
+        if record.headers.iter().any(|(name, value)| name.len() > TEXT || taken(value).len() > TEXT) {
             return Some(format!("a user property has more than {TEXT} bytes"));
         }
         let (size, limit) = (size(record), self.session.as_ref().map_or(LARGEST, |session| session.limit));
@@ -298,18 +299,29 @@ fn properties(record: &Record) -> PublishProperties {
     let mut properties = PublishProperties::default();
     for (name, value) in &record.headers {
         if name == "content-type" {
-            properties.content_type = Some(value.clone());
+            properties.content_type = Some(taken(value).into_owned());
         } else {
-            properties.user_properties.push((name.clone(), value.clone()));
+            properties.user_properties.push((name.clone(), taken(value).into_owned()));
         }
     }
     properties
 }
 
+/// Returns a text as every server takes it.
+fn taken(text: &str) -> Cow<'_, str> {
+    if text.contains(ends_connection) { text.replace(ends_connection, "\u{fffd}").into() } else { text.into() }
+}
+
+/// Returns whether a server may end the connection because of a character: the protocol lets it refuse control characters and
+/// noncharacters of Unicode.
+fn ends_connection(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{fdd0}'..='\u{fdef}') || u32::from(c) & 0xfffe == 0xfffe
+}
+
 /// Returns the largest size of the packet of a record.
 fn size(record: &Record) -> usize {
     let text = |text: &str| text.len() + 2;
-    let properties: usize = record.headers.iter().map(|(name, value)| 1 + text(name) + text(value)).sum();
+    let properties: usize = record.headers.iter().map(|(name, value)| 1 + text(name) + text(&taken(value))).sum();
     // The header has at most 5 bytes, the packet identifier 2, and the length of the properties 4.
     5 + 2 + 4 + text(&record.topic) + properties + record.body.len()
 }
@@ -334,7 +346,7 @@ fn is_too_large(error: &ConnectionError) -> bool {
 
 /// Returns whether a text is a topic that can be published to.
 fn is_topic(text: &str) -> bool {
-    (1..=TEXT).contains(&text.len()) && !text.contains(['+', '#', '\0'])
+    (1..=TEXT).contains(&text.len()) && !text.contains(|c| matches!(c, '+' | '#') || ends_connection(c))
 }
 
 /// Reads an address: whether it has TLS, host, and port.
@@ -372,7 +384,7 @@ mod tests {
     #[test]
     fn a_topic_has_no_wildcards() {
         assert!(is_topic("shop/order.created") && is_topic("käse"));
-        for wrong in ["", "a/+/b", "a/#", "a\0b", &"x".repeat(65_536)] {
+        for wrong in ["", "a/+/b", "a/#", "a\0b", "a\nb", "\u{85}", "\u{fdd0}", "\u{1ffff}", &"x".repeat(65_536)] {
             assert!(!is_topic(wrong), "{wrong}");
         }
     }

@@ -132,6 +132,25 @@ async fn a_subscriber_drops_the_repeats_of_a_relay_that_is_killed_again_and_agai
     assert_eq!((&one.headers["id"], one.headers["type"].as_str()), (&one.headers["webhook-id"], "order.created"));
 }
 
+/// A server ends the connection when a text has such a character.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_character_that_a_server_does_not_take_stops_no_other_message() {
+    let (db, broker) = (Database::new().await, Broker::mqtt("").await);
+    let subscriber = Subscriber::start(&broker).await;
+    let odd = "select outbox.enqueue('order.created', '{\"n\": 1}', key => E'k\\x01\\n\\u0085\\uFDD0\\uFFFF')";
+    db.client.execute(odd, &[]).await.unwrap();
+    db.enqueue(2, 5).await;
+    Config::new(&db, TOPIC, &sink(&broker)).succeed().await;
+    let got = subscriber.without_repeats(5).await;
+    assert_eq!(numbers(&got), [1, 2, 3, 4, 5]);
+    assert_eq!(got[0].headers["outbox-key"], "k\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}");
+    let other = Database::new().await;
+    other.client.execute(odd, &[]).await.unwrap();
+    other.wait_for_positions().await;
+    let (code, text) = Config::new(&other, "topic = \"shop/{key}\"", &sink(&broker)).check().await;
+    assert!(code == 4 && text.contains("is not a topic"), "{text}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_restarted_loses_nothing() {
     let (db, mut broker) = (Database::new().await, Broker::mqtt("").await);
