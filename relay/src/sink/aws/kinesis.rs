@@ -9,11 +9,10 @@ use std::sync::{Mutex, PoisonError};
 use async_trait::async_trait;
 use aws_config::SdkConfig;
 use aws_sdk_kinesis::Client;
-use aws_sdk_kinesis::error::ProvideErrorMetadata as _;
 use aws_sdk_kinesis::primitives::Blob;
 
 use super::super::file::line;
-use super::{Failure, Service, Target, failure, group, shown};
+use super::{Failure, Service, Target, failed, group, shown};
 use crate::record::Record;
 
 /// The largest record of a stream, unless the configuration says another limit.
@@ -44,11 +43,7 @@ impl Kinesis {
         let place = (target.address.clone(), key.clone());
         let before = self.last.lock().unwrap_or_else(PoisonError::into_inner).get(&place).cloned();
         let request = self.client.put_record().stream_name(&target.address).partition_key(key).data(Blob::new(data));
-        let done =
-            request.set_sequence_number_for_ordering(before).send().await.map_err(|error| match error.code() {
-                Some(code) => failure(code, error.message()),
-                None => Failure::Retry(shown(&error)),
-            })?;
+        let done = request.set_sequence_number_for_ordering(before).send().await.map_err(|error| failed(&error))?;
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if last.len() > REMEMBERED {
             last.clear();

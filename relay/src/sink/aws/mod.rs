@@ -207,7 +207,7 @@ async fn send_in_rounds(service: &dyn Service, targets: &HashMap<String, Target>
             let target = targets.get(&records[*indexes.first()?].topic)?;
             Some(async move {
                 let chosen: Vec<&Record> = indexes.iter().map(|index| &records[*index]).collect();
-                let answers = service.send(target, &chosen).await;
+                let answers = send_apart(service, target, &chosen).await;
                 (indexes, answers)
             })
         });
@@ -222,6 +222,19 @@ async fn send_in_rounds(service: &dyn Service, targets: &HashMap<String, Target>
         }
     }
     summary(answers)
+}
+
+/// Sends records in one request. A request that is refused as a whole does not say which record it is about, so each is sent by
+/// itself then.
+async fn send_apart(service: &dyn Service, target: &Target, records: &[&Record]) -> Vec<Result<(), Failure>> {
+    let mut answers = service.send(target, records).await;
+    if records.len() > 1 && answers.iter().all(|answer| matches!(answer, Err(Failure::Refused(_)))) {
+        answers.clear();
+        for record in records {
+            answers.extend(service.send(target, std::slice::from_ref(record)).await);
+        }
+    }
+    answers
 }
 
 /// Returns how many records from the first on are stored, and why the next one is not. A refusal of a later record is not told:
@@ -377,6 +390,32 @@ where
     }
 }
 
+/// Returns why the messages of a request are not stored.
+fn failed<E, R>(error: &SdkError<E, R>) -> Failure
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+    R: std::fmt::Debug,
+{
+    match error.code() {
+        Some(code) => failure(code, error.message()),
+        None => Failure::Retry(shown(error)),
+    }
+}
+
+/// Returns what became of each message of a request. The id of a message is its index in the request.
+fn answers<'a>(
+    messages: usize,
+    told: impl IntoIterator<Item = (&'a str, Result<(), Failure>)>,
+) -> Vec<Result<(), Failure>> {
+    let mut answers = vec![Err(Failure::Retry("the service has not answered for the message".to_owned())); messages];
+    for (id, told) in told {
+        if let Some(answer) = id.parse().ok().and_then(|index: usize| answers.get_mut(index)) {
+            *answer = told;
+        }
+    }
+    answers
+}
+
 /// Returns whether the service will never take a message, by the code of its error.
 fn failure(code: &str, message: Option<&str>) -> Failure {
     let text = format!("{code} {}", message.unwrap_or_default()).trim_end().to_owned();
@@ -392,6 +431,8 @@ fn failure(code: &str, message: Option<&str>) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use bytes::Bytes;
 
     use super::*;
@@ -425,6 +466,60 @@ mod tests {
         assert_eq!(requests(&rounds[0], &[1; 4], (10, 100), topic), [vec![0, 1, 5], vec![3]]);
         assert_eq!(requests(&rounds[0], &[1; 4], (2, 100), topic), [vec![0, 1], vec![3], vec![5]]);
         assert_eq!(requests(&rounds[0], &[60; 4], (10, 100), topic), [vec![0], vec![1], vec![3], vec![5]]);
+    }
+
+    /// A service that refuses each request with one message, and fails another message of a request.
+    #[derive(Debug, Default)]
+    struct Fake {
+        refused: i64,
+        failed: i64,
+        stored: Mutex<Vec<i64>>,
+    }
+
+    #[async_trait]
+    impl Service for Fake {
+        fn misnamed(&self, _name: &str) -> Option<String> {
+            None
+        }
+
+        async fn find(&self, _name: &str) -> Result<Target, String> {
+            Err("not found".to_owned())
+        }
+
+        fn size(&self, _record: &Record) -> usize {
+            1
+        }
+
+        fn request(&self) -> (usize, usize) {
+            (10, 100)
+        }
+
+        async fn send(&self, _target: &Target, records: &[&Record]) -> Vec<Result<(), Failure>> {
+            if records.iter().any(|record| record.position == self.refused) {
+                return vec![Err(failure("InvalidParameterValue", None)); records.len()];
+            }
+            let ids: Vec<String> = (0..records.len()).map(|index| index.to_string()).collect();
+            let told = ids.iter().zip(records).filter(|(_, record)| record.position != self.failed);
+            self.stored.lock().unwrap().extend(told.clone().map(|(_, record)| record.position));
+            answers(records.len(), told.map(|(id, _)| (id.as_str(), Ok(()))))
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_overtakes_a_message_of_its_key_and_a_refusal_is_about_one_message() {
+        let target = Target { address: "q".to_owned(), fifo: true, limit: 100 };
+        let targets = HashMap::from([("q".to_owned(), target)]);
+        let records: Vec<Record> =
+            ["a", "b", "c", "b", "a"].iter().zip(1..).map(|(key, position)| record(position, "q", Some(key))).collect();
+        let send = async |service: Fake| {
+            let sent = send_in_rounds(&service, &targets, &records).await;
+            (sent, service.stored.into_inner().unwrap())
+        };
+        assert_eq!(send(Fake::default()).await, (Sent::all(&records), vec![1, 2, 3, 4, 5]));
+        let (sent, stored) = send(Fake { failed: 2, ..Fake::default() }).await;
+        assert!(sent.stored == 1 && matches!(sent.failure, Some(Failure::Retry(_))) && stored == [1, 3], "{sent:?}");
+        let (sent, stored) = send(Fake { refused: 2, ..Fake::default() }).await;
+        assert!(sent.stored == 1 && matches!(sent.failure, Some(Failure::Refused(_))) && stored == [1, 3], "{sent:?}");
     }
 
     #[test]

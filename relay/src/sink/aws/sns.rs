@@ -3,10 +3,11 @@
 use async_trait::async_trait;
 use aws_config::SdkConfig;
 use aws_sdk_sns::Client;
-use aws_sdk_sns::error::ProvideErrorMetadata as _;
 use aws_sdk_sns::types::{MessageAttributeValue, PublishBatchRequestEntry};
 
-use super::{Failure, Service, Target, attributes, failure, group, is_group, is_name, shown, size, text};
+use super::{
+    Failure, Service, Target, answers, attributes, failed, failure, group, is_group, is_name, shown, size, text,
+};
 use crate::record::Record;
 
 /// The largest message, and the largest request.
@@ -54,29 +55,11 @@ impl Service for Sns {
         let asked = self.client.publish_batch().topic_arn(&target.address);
         let done = match asked.set_publish_batch_request_entries(Some(entries)).send().await {
             Ok(done) => done,
-            Err(error) => {
-                let why = match error.code() {
-                    // The request is about this message alone.
-                    Some(code) if records.len() == 1 => failure(code, error.message()),
-                    _ => Failure::Retry(shown(&error)),
-                };
-                return vec![Err(why); records.len()];
-            }
+            Err(error) => return vec![Err(failed(&error)); records.len()],
         };
-        let mut answers =
-            vec![Err(Failure::Retry("the topic has not answered for the message".to_owned())); records.len()];
-        for stored in done.successful() {
-            let index = stored.id().and_then(|id| id.parse().ok());
-            if let Some(answer) = index.and_then(|index: usize| answers.get_mut(index)) {
-                *answer = Ok(());
-            }
-        }
-        for failed in done.failed() {
-            if let Some(answer) = failed.id().parse().ok().and_then(|index: usize| answers.get_mut(index)) {
-                *answer = Err(failure(failed.code(), failed.message()));
-            }
-        }
-        answers
+        let stored = done.successful().iter().filter_map(|one| Some((one.id()?, Ok(()))));
+        let not_stored = done.failed().iter().map(|one| (one.id(), Err(failure(one.code(), one.message()))));
+        answers(records.len(), stored.chain(not_stored))
     }
 }
 

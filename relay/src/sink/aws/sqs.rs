@@ -3,10 +3,11 @@
 use async_trait::async_trait;
 use aws_config::SdkConfig;
 use aws_sdk_sqs::Client;
-use aws_sdk_sqs::error::ProvideErrorMetadata as _;
 use aws_sdk_sqs::types::{MessageAttributeValue, QueueAttributeName, SendMessageBatchRequestEntry};
 
-use super::{Failure, Service, Target, attributes, failure, group, is_group, is_name, shown, size, text};
+use super::{
+    Failure, Service, Target, answers, attributes, failed, failure, group, is_group, is_name, shown, size, text,
+};
 use crate::record::Record;
 
 /// The largest request, and the largest message of a queue that does not say another limit.
@@ -66,31 +67,14 @@ impl Service for Sqs {
             Ok(entries) => entries,
             Err(why) => return vec![Err(Failure::Refused(why)); records.len()],
         };
-        let sent = self.client.send_message_batch().queue_url(&target.address).set_entries(Some(entries)).send().await;
-        let done = match sent {
+        let asked = self.client.send_message_batch().queue_url(&target.address).set_entries(Some(entries));
+        let done = match asked.send().await {
             Ok(done) => done,
-            Err(error) => {
-                let why = match error.code() {
-                    // The request is about this message alone.
-                    Some(code) if records.len() == 1 => failure(code, error.message()),
-                    _ => Failure::Retry(shown(&error)),
-                };
-                return vec![Err(why); records.len()];
-            }
+            Err(error) => return vec![Err(failed(&error)); records.len()],
         };
-        let mut answers =
-            vec![Err(Failure::Retry("the queue has not answered for the message".to_owned())); records.len()];
-        for stored in done.successful() {
-            if let Some(answer) = stored.id().parse().ok().and_then(|index: usize| answers.get_mut(index)) {
-                *answer = Ok(());
-            }
-        }
-        for failed in done.failed() {
-            if let Some(answer) = failed.id().parse().ok().and_then(|index: usize| answers.get_mut(index)) {
-                *answer = Err(failure(failed.code(), failed.message()));
-            }
-        }
-        answers
+        let stored = done.successful().iter().map(|one| (one.id(), Ok(())));
+        let not_stored = done.failed().iter().map(|one| (one.id(), Err(failure(one.code(), one.message()))));
+        answers(records.len(), stored.chain(not_stored))
     }
 }
 
