@@ -53,6 +53,9 @@ impl Drop for Lossy {
     }
 }
 
+/// The Kafka requests whose answers are acknowledgements.
+type Awaited = Mutex<HashSet<[u8; 4]>>;
+
 struct Way {
     protocol: Protocol,
     most: usize,
@@ -79,8 +82,7 @@ impl Lossy {
                     let _ = (near.set_nodelay(true), far.set_nodelay(true));
                     let (near_in, near_out) = near.into_split();
                     let (far_in, far_out) = far.into_split();
-                    // The Kafka requests whose answers are acknowledgements.
-                    let awaited = Mutex::new(HashSet::new());
+                    let awaited = Awaited::default();
                     // When one direction ends, both connections are closed.
                     tokio::select! {
                         _ = way.forth(near_in, far_out, &awaited) => {}
@@ -100,12 +102,7 @@ impl Lossy {
 }
 
 impl Way {
-    async fn forth(
-        &self,
-        mut from: OwnedReadHalf,
-        mut to: OwnedWriteHalf,
-        awaited: &Mutex<HashSet<[u8; 4]>>,
-    ) -> io::Result<()> {
+    async fn forth(&self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, awaited: &Awaited) -> io::Result<()> {
         loop {
             let data = self.part(&mut from).await?;
             // A frame of Kafka: length, key of the request (0: produce), its version, number of the request.
@@ -117,12 +114,7 @@ impl Way {
         }
     }
 
-    async fn back(
-        &self,
-        mut from: OwnedReadHalf,
-        mut to: OwnedWriteHalf,
-        awaited: &Mutex<HashSet<[u8; 4]>>,
-    ) -> io::Result<()> {
+    async fn back(&self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, awaited: &Awaited) -> io::Result<()> {
         loop {
             let mut data = self.part(&mut from).await?;
             let is_acknowledgement = match self.protocol {
