@@ -20,7 +20,7 @@ import pg_outbox
 import psycopg
 import pydantic
 import pytest
-from pg_outbox import _health, _periodic
+from pg_outbox import _health, _payload, _periodic
 from pg_outbox._routes import Route, Routes
 from test_client import send, until
 
@@ -182,6 +182,39 @@ def test_middleware_hooks_and_the_order_of_them(dsn):
     assert told == ["startup", "outer", "inner", "handler", "done", "shutdown"]
 
 
+def test_the_types_of_payloads_are_prepared_before_the_first_delivery(dsn):
+    """The first type of a process imports pydantic, for which the event loop would stand still."""
+
+    class Unreadable:
+        @classmethod
+        def __get_pydantic_core_schema__(cls, source, handler):
+            raise RuntimeError("this type has no schema")
+
+    app = pg_outbox.App(dsn)
+    jobs = app.subscription("jobs", max_attempts=1)
+
+    @jobs.on("job.made")
+    def made(job: dict[str, dt.date]) -> None: ...
+
+    @jobs.on("job.odd")
+    def odd(job: Unreadable) -> None: ...
+
+    prepared = []
+    _payload._known.cache_clear()
+
+    @app.on_startup
+    def begin():
+        prepared.append(_payload._known.cache_info().currsize)
+
+    stop = running(app)
+    until("the application has begun", lambda: prepared == [1])
+    send(dsn, "job.odd", [{}])
+    send(dsn, "job.made", [{"day": "2026-01-02"}])
+    until("both have ended", lambda: sum(app._health.outcomes.values()) == 2)
+    report = stop()["jobs"]
+    assert (report["completed"], report["failed"]) == (1, 1), "a type that cannot be read is an error of its deliveries"
+
+
 def test_a_handler_has_a_concurrency_of_its_own(dsn):
     app = pg_outbox.App(dsn)
     jobs = app.subscription("jobs", concurrency=8)
@@ -338,6 +371,7 @@ def test_a_tick_makes_one_message_however_many_processes_run(dsn):
 
 
 async def test_a_long_sleep_of_the_machine_misses_ticks_but_those_of_the_last_ten_minutes(dsn, monkeypatch, caplog):
+    stored = "select count(*) from outbox.message where topic = 'tick'"
     clock = [1_800_000_059.0]
     monkeypatch.setattr(_periodic, "_seconds", lambda: clock[0])
     ticks = []
@@ -353,9 +387,11 @@ async def test_a_long_sleep_of_the_machine_misses_ticks_but_those_of_the_last_te
         while ticks[-1:] != [clock[0] // 60 * 60]:
             await asyncio.sleep(0.01)
             assert len(ticks) < 20 and not running.done()
+        # The message of a tick is stored after its payload was made.
+        await asyncio.to_thread(until, "the last tick is stored", lambda: column(dsn, stored) == [len(ticks)])
         running.cancel()
     assert ticks[0] == 1_800_000_000 and ticks[1] >= clock[0] - _periodic.CATCH_UP and len(ticks) == 11
-    assert "are missed" in caplog.text and column(dsn, "select count(*) from outbox.message where topic = 'tick'") == [11]
+    assert "are missed" in caplog.text and column(dsn, stored) == [11]
 
 
 def write_app(folder, body):

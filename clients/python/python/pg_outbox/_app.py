@@ -290,6 +290,8 @@ class App:
                 await stack.enter_async_context(self._health.serving(health))
                 for subscription in chosen:
                     self._health.workers[subscription.name] = "starting"
+                    for route in subscription._routes.all:
+                        route.prepare()
                 self._health.projections = dict.fromkeys(self._projections)
                 await self._ready(chosen, stopping)
                 stack.push_async_callback(self._call_hooks, "shutdown")

@@ -26,7 +26,7 @@ def decode(content: bytes | str, into: Any) -> Any:
     """Returns the JSON text `content` as an instance of `into`. Raises InvalidError, whose detail does not repeat the
     content."""
     try:
-        return _decoder(into)(content)
+        return decoder(into)(content)
     except RecursionError:
         raise invalid("malformed payload", detail="it is nested too deeply") from None
     except ArithmeticError as error:
@@ -52,7 +52,8 @@ def _reason(error: Exception) -> str:
     return str(error)
 
 
-def _decoder(into: Any) -> Callable[[bytes | str], Any]:
+def decoder(into: Any) -> Callable[[bytes | str], Any]:
+    """Returns what reads JSON as a type. The first one of a process imports pydantic, which takes about 0.1 s."""
     try:
         return _known(into)
     except TypeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import inspect
@@ -14,7 +15,7 @@ from typing import Any
 from . import _core
 from ._errors import InvalidError
 from ._message import Delivery, Message
-from ._payload import decode
+from ._payload import decode, decoder
 from ._worker import Dead, Retry, described
 
 Exceptions = type[BaseException] | tuple[type[BaseException], ...]
@@ -67,6 +68,13 @@ class Route:
         if kinds.count("payload") > 1 or kinds.count("delivery") > 1:
             raise TypeError(f"handler {name} takes a payload and a delivery, each at most once")
         return found
+
+    def prepare(self) -> None:
+        """Makes what reads the payload, so that no delivery waits for it. A type that cannot be read is an error of its deliveries."""
+        for what, kind in self.arguments:
+            if what == "payload" and kind is not bytes:
+                with contextlib.suppress(Exception):
+                    decoder(kind)
 
     def _values(self, delivery: Delivery) -> list[Any]:
         return [delivery if what == "delivery" else self._payload(delivery, kind) for what, kind in self.arguments]
