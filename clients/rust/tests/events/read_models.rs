@@ -238,3 +238,83 @@ async fn columns_of_all_types_keys_of_several_columns_and_quoted_names() {
     let error = typed.get(on, (1, "x")).await.unwrap_err();
     assert!(error.kind() == Kind::Invalid && !error.report().contains("confidential"), "{}", error.report());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_changes_is_described_again() {
+    let outbox = prepared("ev_read_models_change").await;
+    let session = outbox.session().await.unwrap();
+    let on = &**session;
+    let q = Query::new;
+    let late: ReadModel<Value> = ReadModel::new("no_key").unwrap();
+    refused(late.insert(on, &json!({"a": 1})).await, Kind::Invalid, "no primary key");
+    session.batch_execute("alter table no_key add primary key (a)").await.unwrap();
+    late.insert(on, &json!({"a": 1})).await.unwrap();
+
+    // A value that is above the old type is refused once.
+    let above = q().equal("a", i64::MAX);
+    assert_eq!(late.count(on, &q().equal("a", 1)).await.unwrap(), 1);
+    session.batch_execute("alter table no_key alter a type bigint").await.unwrap();
+    refused(late.count(on, &above).await, Kind::Invalid, "22003");
+    assert_eq!(late.count(on, &above).await.unwrap(), 0);
+    session.batch_execute("truncate no_key; alter table no_key drop a, add b int primary key").await.unwrap();
+    assert!(late.count(on, &q().equal("a", 1)).await.is_err());
+    refused(late.count(on, &q().equal("a", 1)).await, Kind::Invalid, "no column \"a\"");
+    late.insert(on, &json!({"b": 2})).await.unwrap();
+    assert_eq!(late.get(on, 2).await.unwrap(), json!({"b": 2}));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn extreme_values_and_hostile_names_stop_nothing() {
+    let outbox = prepared("ev_read_models_extreme").await;
+    let session = outbox.session().await.unwrap();
+    let on = &**session;
+    let q = Query::new;
+    session
+        .batch_execute("create table extremes (id int, n numeric, at timestamptz, day date, f float8, s text, j jsonb, primary key (id) include (n))")
+        .await
+        .unwrap();
+    let extremes: ReadModel<Value> = ReadModel::new("extremes").unwrap();
+    let huge: Value = serde_json::from_str("1e131071").unwrap();
+    let last = "294276-12-31T23:59:59.999999+00:00";
+    let long = "x".repeat(10_000_000);
+    for row in [
+        json!({"id": 1, "n": huge, "at": last, "day": "5874897-12-31", "f": 1e308, "s": long, "j": [long]}),
+        json!({"id": 2, "n": "NaN", "at": "infinity", "day": "-infinity", "f": "-Infinity"}),
+        json!({"id": 3, "n": "-Infinity", "at": "4714-11-24 00:00:00+00 BC", "f": "NaN"}),
+    ] {
+        extremes.upsert(on, &row).await.unwrap();
+        extremes.upsert(on, &row).await.unwrap();
+    }
+    let page = extremes.find(on, &q().order_by("at").with_total()).await.unwrap();
+    assert_eq!(page.items.iter().map(|row| row["id"].to_string()).collect::<Vec<_>>(), ["3", "1", "2"]);
+    assert_eq!((page.items[1]["at"].as_str(), page.items[2]["at"].as_str()), (Some(last), Some("infinity")));
+    assert_eq!(page.items[1]["n"].to_string().len(), 131_072);
+    for (query, expected) in [
+        (q().equal("n", &huge), 1),
+        (q().equal("n", &page.items[1]["n"]), 1),
+        (q().equal("n", "NaN"), 1),
+        (q().equal("at", last), 1),
+        (q().equal("at", "infinity"), 1),
+        (q().equal("s", &long), 1),
+        (q().like("s", &long), 1),
+        (q().contains("j", &long), 1),
+        (q().equal("s", "'); drop table extremes; --"), 0),
+    ] {
+        assert_eq!(extremes.count(on, &query).await.unwrap(), expected, "{query:?}");
+    }
+    for row in [json!({"id": 4, "s": "a\0b"}), json!({"id": 4, "j": {"a": "\0"}}), json!({"id": 4, "n": "1e131072"})] {
+        refused(extremes.insert(on, &row).await, Kind::Invalid, "22");
+    }
+    refused(extremes.find(on, &q().equal("s", "a\0b")).await, Kind::Invalid, "22021");
+    for name in ["id\" or true --", "id; drop table extremes", "\"id\"", "_row.id", "ctid", "\0", ""] {
+        refused(extremes.find(on, &q().equal(name, 1)).await, Kind::Invalid, "no column");
+        refused(extremes.find(on, &q().order_by_desc(name)).await, Kind::Invalid, "no column");
+        refused(extremes.insert(on, &json!({"id": 4, name: 1})).await, Kind::Invalid, "no column");
+        refused(extremes.update(on, 1, &json!({name: 1})).await, Kind::Invalid, "no column");
+    }
+    for name in ["extremes\"; drop table extremes; --", "extremes as x", "EXTREMES", "pg_class; --"] {
+        let other: ReadModel<Value> = ReadModel::new(name).unwrap();
+        refused(other.clear(on).await, Kind::NotFound, "no table");
+    }
+    assert_eq!(extremes.count(on, &q()).await.unwrap(), 3);
+}

@@ -25,7 +25,7 @@ const DESCRIBE: &str = "select json_build_object(
     'key', (select json_agg(a.attname order by k.n)
         from pg_catalog.pg_index i cross join unnest(i.indkey::int2[]) with ordinality k(attnum, n)
             join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum
-        where i.indrelid = c.oid and i.indisprimary))::text as r
+        where i.indrelid = c.oid and i.indisprimary and k.n <= i.indnkeyatts))::text as r
     from pg_catalog.pg_class c where c.oid = to_regclass($1)";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -177,16 +177,6 @@ impl Sql {
         }
         Ok(())
     }
-
-    async fn run(self, on: &mut Connection<'_>) -> Result<Vec<String>> {
-        Ok(on.run(Statement::new(self.text, self.params)).await?.into_iter().flatten().collect())
-    }
-
-    /// Runs a statement that changes rows, and returns how many.
-    async fn count(mut self, on: &mut Connection<'_>) -> Result<u64> {
-        self.text = format!("with _done as ({} returning 1) select count(*)::text as r from _done", self.text);
-        one(on.run(Statement::new(self.text, self.params)).await?)
-    }
 }
 
 /// A table, by its quoted name.
@@ -220,26 +210,39 @@ impl Table {
     /// Returns the shape, which has these columns. An unknown column may have been added, so the server is asked again.
     async fn shape(&self, on: &mut Connection<'_>, names: &[&str]) -> Result<Arc<Shape>> {
         let cached = self.cached().clone();
-        let cached = cached.filter(|shape| names.iter().all(|name| shape.column(name).is_some()));
-        let shape = match cached {
-            Some(shape) => shape,
-            None => {
-                let rows = on.run(Statement::new(DESCRIBE, [text(&self.quoted)])).await?;
-                let row = rows.into_iter().flatten().next().ok_or_else(|| {
-                    Error::new("OB001", format!("there is no table \"{}\"", self.name)).named("not_found")
-                })?;
-                let shape: Arc<Shape> = Arc::new(serde_json::from_str(&row)?);
-                *self.cached() = Some(shape.clone());
-                shape
-            }
-        };
+        if let Some(shape) = cached.filter(|shape| names.iter().all(|name| shape.column(name).is_some())) {
+            return Ok(shape);
+        }
+        let rows = on.run(Statement::new(DESCRIBE, [text(&self.quoted)])).await?;
+        let row =
+            rows.into_iter().flatten().next().ok_or_else(|| {
+                Error::new("OB001", format!("there is no table \"{}\"", self.name)).named("not_found")
+            })?;
+        let shape: Arc<Shape> = Arc::new(serde_json::from_str(&row)?);
+        // A table without a key is not remembered, because a key may be added.
         if shape.key().is_empty() {
             return Err(Error::invalid(format!("table \"{}\" has no primary key", self.name)));
         }
+        *self.cached() = Some(shape.clone());
         for name in names {
             shape.at(name)?;
         }
         Ok(shape)
+    }
+
+    /// Runs a statement. After an error the table is described again, because it may have changed.
+    async fn run(&self, sql: Sql, on: &mut Connection<'_>) -> Result<Vec<Option<String>>> {
+        on.run(Statement::new(sql.text, sql.params)).await.inspect_err(|_| *self.cached() = None)
+    }
+
+    async fn rows(&self, sql: Sql, on: &mut Connection<'_>) -> Result<Vec<String>> {
+        Ok(self.run(sql, on).await?.into_iter().flatten().collect())
+    }
+
+    /// Runs a statement that changes rows, and returns how many.
+    async fn changed(&self, mut sql: Sql, on: &mut Connection<'_>) -> Result<u64> {
+        sql.text = format!("with _done as ({} returning 1) select count(*)::text as r from _done", sql.text);
+        one(self.run(sql, on).await?)
     }
 
     fn select(&self) -> Sql {
@@ -250,7 +253,7 @@ impl Table {
         let shape = self.shape(on, &[]).await?;
         let mut sql = self.select();
         sql.keyed(&shape, key)?;
-        Ok(sql.run(on).await?.pop())
+        Ok(self.rows(sql, on).await?.pop())
     }
 
     pub(super) async fn get_many(&self, on: &mut Connection<'_>, keys: &[Value]) -> Result<Vec<String>> {
@@ -272,7 +275,7 @@ impl Table {
                 join {table} as _row on {} order by _e.n",
             same.join(" and ")
         );
-        Sql { text: sql, params: vec![text(records)] }.run(on).await
+        self.rows(Sql { text: sql, params: vec![text(records)] }, on).await
     }
 
     pub(super) async fn find(&self, on: &mut Connection<'_>, query: &Query) -> Result<Vec<String>> {
@@ -289,7 +292,7 @@ impl Table {
         }
         // One row more tells whether there are further ones.
         sql.text.push_str(&format!(" order by {} limit {} offset {offset}", order.join(", "), limit + 1));
-        sql.run(on).await
+        self.rows(sql, on).await
     }
 
     pub(super) async fn count(&self, on: &mut Connection<'_>, query: &Query) -> Result<u64> {
@@ -297,7 +300,7 @@ impl Table {
         let mut sql =
             Sql { text: format!("select count(*)::text as r from {} as _row", self.quoted), params: Vec::new() };
         sql.filter(&shape, &query.conditions)?;
-        one(on.run(Statement::new(sql.text, sql.params)).await?)
+        one(self.run(sql, on).await?)
     }
 
     /// Inserts a row. Returns false if there is one with its key, and it is not replaced.
@@ -322,7 +325,7 @@ impl Table {
                 on conflict ({}) do {action}",
             key.join(", ")
         );
-        let written = Sql { text: sql, params: vec![text(Value::Object(row))] }.count(on).await?;
+        let written = self.changed(Sql { text: sql, params: vec![text(Value::Object(row))] }, on).await?;
         Ok(written > 0)
     }
 
@@ -347,21 +350,21 @@ impl Table {
             params: vec![text(Value::Object(values))],
         };
         sql.keyed(&shape, key)?;
-        Ok(sql.count(on).await? > 0)
+        Ok(self.changed(sql, on).await? > 0)
     }
 
     pub(super) async fn delete(&self, on: &mut Connection<'_>, key: &Value) -> Result<bool> {
         let shape = self.shape(on, &[]).await?;
         let mut sql = Sql { text: format!("delete from {} as _row", self.quoted), params: Vec::new() };
         sql.keyed(&shape, key)?;
-        Ok(sql.count(on).await? > 0)
+        Ok(self.changed(sql, on).await? > 0)
     }
 
     pub(super) async fn delete_many(&self, on: &mut Connection<'_>, query: &Query) -> Result<u64> {
         let shape = self.shape(on, &query.columns()).await?;
         let mut sql = Sql { text: format!("delete from {} as _row", self.quoted), params: Vec::new() };
         sql.filter(&shape, &query.conditions)?;
-        sql.count(on).await
+        self.changed(sql, on).await
     }
 }
 
