@@ -271,3 +271,63 @@ async fn answers_that_pass_are_told_apart_from_those_that_do_not() {
     assert!(error.kind() == Kind::Invalid && !error.report().contains("confidential"), "{}", error.report());
     assert!(!format!("{keys:?}").contains("confidential"));
 }
+
+/// Begins each answer with a text, and repeats another one for ever. Returns the address.
+async fn endless(begin: &'static str, part: &'static str, pause: Duration) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0; 4096]).await;
+                let mut sent = stream.write_all(begin.as_bytes()).await;
+                while sent.is_ok() {
+                    tokio::time::sleep(pause).await;
+                    sent = stream.write_all(part.as_bytes()).await;
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_server_and_no_source_of_credentials_is_waited_for_without_end() {
+    let (at_once, slow) = (Duration::ZERO, Duration::from_millis(20));
+    for (begin, part, pause) in [
+        ("HTTP/1.1 200 x\r\n\r\n", " ", slow),
+        ("HTTP/1.1 200 x\r\n\r\n", "          ", at_once),
+        ("HTTP/1.1 200 x\r\ntransfer-encoding: chunked\r\n\r\n", "1\r\n \r\n", slow),
+        ("HTTP/1.1 200 x\r\n", "a: b\r\n", slow),
+        ("", "HTTP/1.1 103 x\r\n\r\n", slow),
+        ("", "x", at_once),
+    ] {
+        let address = endless(begin, part, pause).await;
+        for provider in providers(&address) {
+            let error = tokio::time::timeout(PATIENCE, provider.wrap_key("m1", &KEY)).await.unwrap().unwrap_err();
+            assert_eq!(fault(&error), (Some(Fault::Encryption), Kind::Retry), "{begin:?} {}", error.report());
+        }
+    }
+    let silent = KmsKeys::new("eu-central-1").unwrap().timeout(Duration::from_millis(100)).unwrap();
+    let silent = silent.credentials(|| Box::pin(std::future::pending()));
+    let error = tokio::time::timeout(PATIENCE, silent.wrap_key("m1", &KEY)).await.unwrap().unwrap_err();
+    assert_eq!(fault(&error), (Some(Fault::Encryption), Kind::Retry), "{}", error.report());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_of_a_file_need_none_of_the_system() {
+    const SYSTEM: &str = "SSL_CERT_FILE";
+    if std::env::var(SYSTEM).as_deref() != Ok("/dev/null") {
+        // The variables are those of another process, in which this test runs alone.
+        let mut test = Command::new(std::env::current_exe().unwrap());
+        test.args(["--exact", "keys::certificates_of_a_file_need_none_of_the_system"]).env(SYSTEM, "/dev/null");
+        let output = test.env_remove("SSL_CERT_DIR").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return;
+    }
+    let bao = Bao::start().await;
+    let wrapped = bao.keys().wrap_key("m1", &KEY).await.unwrap();
+    assert_eq!(bao.keys().unwrap_key("m1", &wrapped).await.unwrap(), KEY);
+    let untrusted = VaultKeys::new(&bao.address).unwrap().token("root").wrap_key("m1", &KEY).await.unwrap_err();
+    assert_eq!(Fault::of(&untrusted), Some(Fault::Encryption), "{}", untrusted.report());
+}

@@ -1,7 +1,7 @@
 //! One request of HTTP/1.1 with a body of JSON. The calls are rare, because data keys are cached, so each has a connection of its own.
 //! Redirects are not followed: the credentials of a request are for the address that was asked for.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,7 +31,8 @@ pub(super) struct Service {
     port: u16,
     /// The path of the address, without a slash at its end.
     path: String,
-    tls: Option<Arc<rustls::ClientConfig>>,
+    /// Made by the first request, because certificates of the system are not needed where there are others.
+    tls: OnceLock<Arc<rustls::ClientConfig>>,
     timeout: Duration,
 }
 
@@ -60,9 +61,8 @@ impl Service {
         if host.is_empty() || uri.query().is_some() {
             return Err(wrong());
         }
-        let tls = if scheme_is_https { Some(Arc::new(host_tls(None)?)) } else { None };
         let path = uri.path().trim_end_matches('/').to_owned();
-        Ok(Service { name, scheme_is_https, host, port, path, tls, timeout })
+        Ok(Service { name, scheme_is_https, host, port, path, tls: OnceLock::new(), timeout })
     }
 
     /// Returns the host, with its port unless it is that of the scheme.
@@ -77,8 +77,8 @@ impl Service {
     /// Trusts the certificates of a file.
     #[cfg(feature = "events-vault")]
     pub(super) fn trust(&mut self, path: &str) -> Result<()> {
-        if self.tls.is_some() {
-            self.tls = Some(Arc::new(host_tls(Some(path))?));
+        if self.scheme_is_https {
+            self.tls = Arc::new(host_tls(Some(path))?).into();
         }
         Ok(())
     }
@@ -107,16 +107,22 @@ impl Service {
 
     async fn exchange(&self, path: &str, headers: HeaderMap, body: String) -> Result<(u16, Vec<u8>)> {
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(|error| self.silent(&error))?;
-        match &self.tls {
-            None => self.send(stream, path, headers, body).await,
-            Some(tls) => {
-                let host = ServerName::try_from(self.host.clone())
-                    .map_err(|_| refused(format!("the host of {} is malformed", self.name)))?;
-                // A certificate that is wrong does not become right, but a new one may come.
-                let stream = TlsConnector::from(tls.clone()).connect(host, stream).await;
-                self.send(stream.map_err(|error| self.silent(&error))?, path, headers, body).await
-            }
+        if !self.scheme_is_https {
+            return self.send(stream, path, headers, body).await;
         }
+        let host = ServerName::try_from(self.host.clone())
+            .map_err(|_| refused(format!("the host of {} is malformed", self.name)))?;
+        // A certificate that is wrong does not become right, but a new one may come.
+        let stream = TlsConnector::from(self.tls()?).connect(host, stream).await;
+        self.send(stream.map_err(|error| self.silent(&error))?, path, headers, body).await
+    }
+
+    fn tls(&self) -> Result<Arc<rustls::ClientConfig>> {
+        if let Some(tls) = self.tls.get() {
+            return Ok(tls.clone());
+        }
+        let made = host_tls(None).map_err(|error| error.named("encryption"))?;
+        Ok(self.tls.get_or_init(|| Arc::new(made)).clone())
     }
 
     async fn send(

@@ -137,7 +137,7 @@ impl KmsKeys {
 
     /// Sets the source of the credentials, which is asked at each call and caches them. With the crates of AWS:
     ///
-    /// ```ignore
+    /// ```text
     /// let provider = aws_config::load_from_env().await.credentials_provider().unwrap();
     /// let keys = KmsKeys::from_env()?.credentials(move || {
     ///     let provider = provider.clone();
@@ -157,7 +157,7 @@ impl KmsKeys {
         self
     }
 
-    /// Sets the time-out of a call, at most 60 s. The default is 5 s.
+    /// Sets the time-out of a call, and of the source of the credentials, at most 60 s. The default is 5 s.
     ///
     /// # Errors
     /// 22023 if it is 0 or longer.
@@ -167,7 +167,10 @@ impl KmsKeys {
     }
 
     async fn call(&self, what: &str, mut body: Value) -> Result<Value> {
-        let found = (self.source)().await.map_err(|error| error.named("encryption"))?;
+        let found = tokio::time::timeout(self.service.timeout(), (self.source)()).await;
+        let found =
+            found.unwrap_or_else(|_| Err(unavailable("the source of credentials for KMS has not answered in time")));
+        let found = found.map_err(|error| error.named("encryption"))?;
         body["EncryptionContext"] = json!({(CONTEXT.0): CONTEXT.1});
         let key = body["KeyId"].as_str().unwrap_or_default().to_owned();
         let body = body.to_string();
