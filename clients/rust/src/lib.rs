@@ -67,6 +67,6 @@ pub use worker::{Worker, shutdown_signal};
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-#[cfg(all(doctest, feature = "events"))]
+#[cfg(all(doctest, feature = "events-encryption", feature = "events-progress"))]
 #[doc = include_str!("../EVENTS.md")]
 struct Events;

@@ -46,6 +46,11 @@ const MAX_PATHS: usize = 1000;
 /// The largest number of data keys that are cached.
 const CACHED: usize = 1000;
 
+/// The keys of a subject that are not revoked. The newest is the first.
+const VALID_KEYS: &str =
+    "select (to_jsonb(k) || jsonb_build_object('wrapped_key', encode(k.wrapped_key, 'base64')))::text as r
+    from outbox.subject_keys($1) k where k.revoked_at is null order by k.created_at desc, k.key_id";
+
 /// Encrypts and decrypts data keys with master keys: [`LocalKeys`], `VaultKeys` (feature `events-vault`), `KmsKeys` (feature
 /// `events-kms`), or a service of your own.
 pub trait KeyProvider: Send + Sync {
@@ -273,10 +278,7 @@ impl FieldEncryption {
         subject: &str,
         tenant: Option<&str>,
     ) -> Result<(String, Arc<Cipher>)> {
-        let sql =
-            "select (to_jsonb(k) || jsonb_build_object('wrapped_key', encode(k.wrapped_key, 'base64')))::text as r
-            from outbox.subject_keys($1) k where k.revoked_at is null order by k.created_at desc, k.key_id limit 1";
-        let rows = on.run(Statement::new(sql, [text(subject)])).await?;
+        let rows = on.run(Statement::new(format!("{VALID_KEYS} limit 1"), [text(subject)])).await?;
         if let Some(row) = rows.into_iter().flatten().next() {
             let key: SubjectKey = serde_json::from_str(&row)?;
             let cipher = self.unwrap(&key.master_key, &key.wrapped()?.unwrap_or_default()).await?;
@@ -299,11 +301,8 @@ impl FieldEncryption {
     /// Those of the provider. OB004 if a key is revoked meanwhile.
     pub async fn rewrap(&self, mut on: impl Executor, subject: &str, master_key: &str) -> Result<u64> {
         let mut on = Connection::new(&mut on);
-        let sql =
-            "select (to_jsonb(k) || jsonb_build_object('wrapped_key', encode(k.wrapped_key, 'base64')))::text as r
-            from outbox.subject_keys($1) k where k.revoked_at is null order by k.created_at, k.key_id";
         let mut count = 0;
-        for row in on.run(Statement::new(sql, [text(subject)])).await?.into_iter().flatten() {
+        for row in on.run(Statement::new(VALID_KEYS, [text(subject)])).await?.into_iter().flatten() {
             let key: SubjectKey = serde_json::from_str(&row)?;
             let data_key = self.provider.unwrap_key(&key.master_key, &key.wrapped()?.unwrap_or_default()).await?;
             let wrapped = self.provider.wrap_key(master_key, &data_key).await?;

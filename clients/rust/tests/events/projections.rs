@@ -41,6 +41,28 @@ fn engine(outbox: &Outbox) -> ProjectionEngine<Outbox> {
     engine
 }
 
+/// Returns an engine whose projection fails with a text where an event has a bug, until it is mended.
+fn buggy_engine(
+    outbox: &Outbox,
+    text: &'static str,
+    has_bug: fn(&RecordedEvent) -> bool,
+) -> (ProjectionEngine<Outbox>, Arc<AtomicBool>) {
+    let engine = ProjectionEngine::new(outbox, outbox.clone(), EventStore::new());
+    let mended = Arc::new(AtomicBool::new(false));
+    let of_handler = mended.clone();
+    let handler = engine.register("totals", orders(), move |tx, events| {
+        let is_mended = of_handler.load(Ordering::Relaxed);
+        Box::pin(async move {
+            match is_mended || !events.iter().any(has_bug) {
+                true => insert(tx, events).await,
+                false => Err(text.into()),
+            }
+        })
+    });
+    handler.unwrap();
+    (engine, mended)
+}
+
 async fn totals(outbox: &Outbox) -> Vec<i64> {
     let session = outbox.session().await.unwrap();
     let rows = session.query("select total from totals order by position", &[]).await.unwrap();
@@ -90,20 +112,7 @@ async fn a_projection_is_started_paused_and_stopped() {
 async fn an_event_that_fails_is_never_passed_over() {
     let outbox = outbox("ev_poison").await;
     tables(&outbox).await;
-    let engine = ProjectionEngine::new(&outbox, outbox.clone(), EventStore::new());
-    let mended = Arc::new(AtomicBool::new(false));
-    let of_handler = mended.clone();
-    engine
-        .register("totals", orders(), move |tx, events| {
-            let is_mended = of_handler.load(Ordering::Relaxed);
-            Box::pin(async move {
-                if !is_mended && events.iter().any(|event| event.data["total"] == 5) {
-                    return Err("a bug at five".into());
-                }
-                insert(tx, events).await
-            })
-        })
-        .unwrap();
+    let (engine, mended) = buggy_engine(&outbox, "a bug at five", |event| event.data["total"] == 5);
     place(&outbox, 1..=7).await;
     engine.start();
     let faulted = async || engine.status("totals").await.unwrap().state == ProjectionState::Faulted;
@@ -238,15 +247,7 @@ async fn several_projections_are_rebuilt_at_once_and_one_that_fails_ends_none() 
 async fn a_drain_applies_what_there_is_and_returns_the_error_of_the_handler() {
     let outbox = outbox("ev_drain").await;
     tables(&outbox).await;
-    let engine = ProjectionEngine::new(&outbox, outbox.clone(), EventStore::new());
-    let mended = Arc::new(AtomicBool::new(false));
-    let of_handler = mended.clone();
-    engine
-        .register("totals", orders(), move |tx, events| {
-            let is_mended = of_handler.load(Ordering::Relaxed);
-            Box::pin(async move { if is_mended { insert(tx, events).await } else { Err("a bug".into()) } })
-        })
-        .unwrap();
+    let (engine, mended) = buggy_engine(&outbox, "a bug", |_| true);
     assert_eq!(engine.drain("totals").await.unwrap(), 0);
     place(&outbox, 1..=25).await;
     let error = engine.drain("totals").await.unwrap_err();

@@ -1,10 +1,13 @@
 //! The shop of `examples/events.rs`, which EVENTS.md shows.
 
 use outbox_harness::wait_until;
+use pg_outbox::events::project::BoxError;
 use pg_outbox::events::{CommandError, EventStore};
 use pg_outbox::testing::Receiver;
+use pg_outbox::testing::events::{SagaScenario, Scenario, recorded};
 use pg_outbox::worker::CancellationToken;
 
+use self::example::{Order, OrderEvent, Payment};
 use crate::shop::{PATIENCE, outbox};
 
 #[path = "../../examples/events.rs"]
@@ -19,6 +22,19 @@ fn the_page_shows_the_example() {
     assert!(example.ends_with(shown), "EVENTS.md and examples/events.rs differ");
     let code = shown.lines().filter(|line| !line.trim().is_empty() && !line.trim().starts_with("//"));
     assert!(code.count() < 120);
+    // Its other fragment is a test of this file.
+    let test = page.split("```rust,ignore\n").nth(1).unwrap().split("```").next().unwrap();
+    assert!(include_str!("shop_example.rs").contains(test), "EVENTS.md and this file differ");
+    assert_eq!(page.matches("rust,ignore").count(), 1);
+}
+
+#[test]
+fn an_order_is_paid_once_it_is_placed() -> Result<(), BoxError> {
+    let placed = || OrderEvent::Placed { total: 42 };
+    Scenario::<Order>::given([placed()]).when(|order| order.raise(OrderEvent::Paid)).then([OrderEvent::Paid])?;
+    let saga = SagaScenario::<Payment>::given([])?.when(&recorded("order-1", 1, &placed())?)?;
+    saga.then_sent(&["payment.request", "saga.timeout.payment"])?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
