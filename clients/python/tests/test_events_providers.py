@@ -5,6 +5,7 @@ import http.server
 import json
 import secrets
 import threading
+import time
 
 import psycopg
 import pytest
@@ -98,6 +99,27 @@ def test_vault_answers_badly(vault):
     assert caught.value.kind == "retry"
     with pytest.raises(EncryptionError, match="no URL"):
         VaultKeys("file:///etc/passwd")
+
+
+@pytest.mark.parametrize(("head", "drop"), [(None, b""), (200, b""), (503, b""), (200, b" "), (503, b" ")])
+def test_vault_never_ends_its_answer(vault, monkeypatch, head, drop):
+    ended = threading.Event()
+
+    def drip(handler):
+        if head is not None:
+            handler.send_response(head)
+            handler.end_headers()
+        while not ended.wait(0.1):
+            handler.wfile.write(drop)
+
+    monkeypatch.setattr(Vault, "do_POST", drip)
+    started = time.monotonic()
+    try:
+        with pytest.raises(KeyUnavailableError, match="does not answer"):
+            VaultKeys(timeout=0.5).wrap(b"\7" * 32, "m1")
+        assert time.monotonic() - started < 10
+    finally:
+        ended.set()
 
 
 async def test_events_with_keys_of_vault(dsn, vault):

@@ -7,8 +7,8 @@ import binascii
 import http.client
 import json
 import os
-import re
 import secrets
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -164,19 +164,17 @@ class VaultKeys:
         url = f"{self._address}/v1/{quote(self._mount)}/{what}/{quote(master_key, safe='')}"
         request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
         try:
-            with self._opener.open(request, timeout=self._timeout) as answer:
-                content = answer.read(_LARGEST_ANSWER + 1)
-        except urllib.error.HTTPError as error:
-            text = error.read(_LARGEST_ANSWER).decode("utf-8", "replace")
-            if error.code == 404 or re.search("key not found", text):
-                raise _failed(KeyNotFoundError, f'Vault has no key "{master_key}"') from None
-            if error.code == 429 or error.code >= 500:
-                raise _failed(KeyUnavailableError, f"Vault has answered {error.code}") from None
-            raise _failed(EncryptionError, f"Vault has refused to {what} a data key: {error.code}") from None
+            status, content = self._answer(request)
         except ValueError:
             raise _failed(EncryptionError, "a request to Vault is malformed") from None
         except (OSError, http.client.HTTPException) as error:
             raise _failed(KeyUnavailableError, f"Vault does not answer: {type(error).__name__}") from None
+        if status >= 300:
+            if status == 404 or b"key not found" in content:
+                raise _failed(KeyNotFoundError, f'Vault has no key "{master_key}"')
+            if status == 429 or status >= 500:
+                raise _failed(KeyUnavailableError, f"Vault has answered {status}")
+            raise _failed(EncryptionError, f"Vault has refused to {what} a data key: {status}")
         try:
             found = json.loads(content)["data"] if len(content) <= _LARGEST_ANSWER else None
         except (ValueError, KeyError, TypeError):
@@ -184,6 +182,22 @@ class VaultKeys:
         if not isinstance(found, dict):
             raise _failed(EncryptionError, "malformed answer of Vault")
         return found
+
+    def _answer(self, request: urllib.request.Request) -> tuple[int, bytes]:
+        """Returns the status of an answer, and as much of its content as is read. The time-out of the library is that of a read, and
+        an answer that comes byte by byte has no end."""
+        end = time.monotonic() + self._timeout
+        try:
+            answer = self._opener.open(request, timeout=self._timeout)
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
+            content = b""
+            while len(content) <= _LARGEST_ANSWER and (some := answer.read1(_LARGEST_ANSWER)):
+                content += some
+                if time.monotonic() > end:
+                    raise TimeoutError
+            return answer.status, content
 
     def __repr__(self) -> str:
         return f"VaultKeys({self._address})"
