@@ -173,6 +173,19 @@ async fn write(to: &mut BufReader<TcpStream>, head: &[String], body: &[u8]) -> O
     to.get_mut().write_all(body).await.ok()
 }
 
+/// Takes the message with this number out of a request of SNS. Returns its id, and the request without it.
+fn without(form: &str, n: i64) -> Option<(String, String)> {
+    let (entry, message) = ("PublishBatchRequestEntries.member.", format!(".Message=%7B%22n%22%3A%20{n}%7D"));
+    let number = |pair: &str| pair.strip_prefix(entry)?.split('.').next()?.parse::<usize>().ok();
+    let taken = form.split('&').find(|pair| pair.ends_with(&message)).and_then(number)?;
+    let id = form.split('&').find_map(|pair| pair.strip_prefix(&format!("{entry}{taken}.Id="))).map(str::to_owned)?;
+    let pairs = form.split('&').filter(|pair| number(pair) != Some(taken)).map(|pair| match number(pair) {
+        Some(later) if later > taken => pair.replacen(&format!("{later}."), &format!("{}.", later - 1), 1),
+        _ => pair.to_owned(),
+    });
+    Some((id, pairs.collect::<Vec<_>>().join("&")))
+}
+
 /// Answers the requests of a connection.
 async fn answer(near: TcpStream, target: u16, n: i64, left: Arc<Mutex<u32>>) -> Option<()> {
     let mut near = BufReader::new(near);
@@ -213,6 +226,21 @@ async fn answer(near: TcpStream, target: u16, n: i64, left: Arc<Mutex<u32>>) -> 
                 write(&mut near, &head.map(str::to_owned), error.as_bytes()).await?;
                 continue;
             }
+        }
+        if let Some((id, others)) = std::str::from_utf8(&body).ok().and_then(|form| without(form, n))
+            && take()
+        {
+            let mut far = BufReader::new(TcpStream::connect(("127.0.0.1", target)).await.ok()?);
+            write(&mut far, &head, others.as_bytes()).await?;
+            let (mut head, response) = read(&mut far).await?;
+            head.retain(|line| !line.to_lowercase().starts_with("connection: "));
+            let failed = format!(
+                "<Failed><member><Id>{id}</Id><Code>InternalError</Code><SenderFault>false</SenderFault></member></Failed>"
+            );
+            let response = String::from_utf8(response).ok()?.replace("<Failed></Failed>", "").replace("<Failed/>", "");
+            let response = response.replace("</PublishBatchResult>", &format!("{failed}</PublishBatchResult>"));
+            write(&mut near, &head, response.as_bytes()).await?;
+            continue;
         }
         let is_empty = request["Entries"].as_array().is_some_and(Vec::is_empty);
         let (mut response_head, mut response) = if failed.is_some() && is_empty {
@@ -316,10 +344,13 @@ async fn a_topic_of_sns_hands_every_key_on_in_order() {
     let subscribe = sns.subscribe().topic_arn(&topic).protocol("sqs").attributes("RawMessageDelivery", "true");
     subscribe.endpoint("arn:aws:sqs:eu-central-1:123456789012:stock.fifo").send().await.unwrap();
     db.enqueue(1, 60).await;
-    let config = Config::new(&db, &format!("topic = \"{topic}\""), &sink("sns", moto().await.port));
+    // A message of a request fails.
+    let faulty = Faulty::start(9, 2).await;
+    let config = Config::new(&db, &format!("topic = \"{topic}\""), &sink("sns", faulty.port));
     let (code, text) = config.check().await;
     assert!(code == 0 && text.contains("broker: ok"), "{text}");
     config.succeed().await;
+    assert!(faulty.is_done());
     let got = take(&sqs, &queue).await;
     assert_eq!((assert_order(&db, &got, 60).await, got.len()), (0, 60));
     let (code, text) = Config::new(&db, "topic = \"orders\"", &sink("sns", moto().await.port)).check().await;
