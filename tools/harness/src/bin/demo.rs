@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, Result, bail};
 use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Arrival, Receiver, Reply, Server, wait_until};
+use tokio::signal::unix::{SignalKind, signal};
 
 const ORDERS: i32 = 30;
 const BURST: i32 = 2000;
@@ -93,7 +94,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Serves the dashboard and writes an order per second, until Ctrl-C.
+/// Serves the dashboard and writes an order per second, until Ctrl-C or SIGTERM.
 async fn keep(server: &Server, db: &Client) -> Result<()> {
     let free = std::net::TcpListener::bind(DASHBOARD).is_ok();
     let program = std::env::current_exe()?.with_file_name("outbox");
@@ -105,11 +106,14 @@ async fn keep(server: &Server, db: &Client) -> Result<()> {
         .spawn()
         .with_context(|| format!("{} is missing: make demo KEEP=1 builds it", program.display()))?;
     say("", "an order is written every second; Ctrl-C ends it all");
+    // Without a handler, SIGTERM would leave the dashboard behind.
+    let mut terminated = signal(SignalKind::terminate())?;
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     for n in 10_000.. {
         tokio::select! {
             _ = tick.tick() => {}
             interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
+            _ = terminated.recv() => return Ok(()),
             ended = dashboard.wait() => bail!("the dashboard has ended: {}", ended?),
         }
         let topic = if n % 10 == 0 { "order.vip" } else { "order.created" };
