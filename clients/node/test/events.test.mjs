@@ -588,6 +588,31 @@ async function statements(body) {
     return seen;
 }
 
+test('a session that has lost its prepared statements goes on without them', async (t) => {
+    const own = new pg.Pool({ connectionString: pool.options.connectionString, max: 1 });
+    t.after(() => own.end());
+    const store = new EventStore();
+    for (let i = 0; i < 2; i += 1) assert.deepEqual(await store.load(own, 'lost-1'), []);
+    await own.query('discard all');
+    assert.ok((await statements(() => store.load(own, 'lost-1'))).length > 0);
+    await own.query('discard all');
+    await transaction(own, (tx) => store.append(tx, 'lost-1', [{ type: 'a', data: 1 }], NO_STREAM));
+    assert.equal((await store.load(own, 'lost-1')).length, 1);
+    // In a transaction the error has aborted what came before.
+    const other = new pg.Pool({ connectionString: pool.options.connectionString, max: 1 });
+    for (let i = 0; i < 2; i += 1) await store.load(other, 'lost-1');
+    const client = await other.connect();
+    t.after(() => {
+        client.release();
+        return other.end();
+    });
+    await client.query('discard all');
+    await client.query('begin');
+    await assert.rejects(store.load(client, 'lost-1'), (error) => error.code === '26000');
+    await client.query('rollback');
+    assert.equal((await store.load(client, 'lost-1')).length, 1);
+});
+
 test('the statements of events are prepared, and a decision without a transaction is two of them', async (t) => {
     class Counter extends Aggregate {
         static category = 'counter';

@@ -173,6 +173,47 @@ test('columns of other names and types, and rows as objects of a class', async (
     await assert.rejects(model.find(pool), /too large/, 'no number is rounded');
 });
 
+test('extreme values and odd names are the same over a table and in memory', async (t) => {
+    await pool.query('create table "we""ird" ("i\'d" int primary key, "#" text, r text, k text, n text, at timestamptz, day date, rate float8, sum numeric, doc jsonb, times timestamptz[])');
+    t.after(() => pool.query('drop table "we""ird"'));
+    const shape = {
+        columns: { id: { type: 'int', name: "i'd" }, '#': 'text', r: 'text', k: 'text', n: 'text', at: 'timestamptz', day: 'date', rate: 'float8', sum: 'numeric', doc: 'jsonb', times: 'timestamptz[]' },
+        key: 'id',
+    };
+    const [last, first] = [new Date(8.64e15), new Date(-8.64e15)];
+    const check = async (model, tx) => {
+        const kept = async (row) => {
+            await model.upsert(tx, { id: 1, ...row });
+            const found = await model.get(tx, 1);
+            // A number that is not finite is mostly a mistake, and is written as text.
+            await model.upsert(tx, { ...found, rate: undefined });
+            assert.deepEqual(await model.get(tx, 1), found, 'what is read can be written');
+            return Object.fromEntries(Object.keys(row).map((name) => [name, found[name]]));
+        };
+        for (const row of [
+            { '#': 'a', r: 'b', k: 'c', n: 'd' }, { r: 'x'.repeat(10 << 20) }, { doc: { text: '"\\\'' } },
+            { at: last }, { at: first }, { times: [last, first, null, new Date(0)] },
+            { at: new Date('+010000-01-01T00:00:00Z') }, { at: new Date('-000043-03-15T00:00:00Z') }, { at: new Date('0000-06-01T00:00:00.001Z') }, { at: new Date('0099-06-01T00:00:00Z') },
+            { sum: 'NaN' }, { sum: 'Infinity' }, { sum: `1${'0'.repeat(131_071)}` }, { day: 'infinity' },
+        ]) assert.deepEqual(await kept(row), row);
+        assert.deepEqual(await kept({ at: 'infinity', rate: 'NaN', day: new Date('+010000-01-01T00:00:00Z') }), { at: last, rate: NaN, day: '10000-01-01' });
+        assert.deepEqual(await kept({ at: '-infinity', rate: '-Infinity' }), { at: first, rate: -Infinity });
+        await model.clear(tx);
+        for (const [id, rate, at] of [[1, 1, new Date(0)], [2, 'NaN', 'infinity'], [3, '-Infinity', '-infinity'], [4, 'Infinity', null]]) await model.insert(tx, { id, rate, sum: rate, at });
+        for (const [where, expected] of [
+            [['rate', '=', 'NaN'], [2]], [['rate', '>', 1], [4, 2]], [['sum', '>', 1], [4, 2]], [['rate', '<', 1], [3]], [['at', '>=', last], [2]], [['at', '<', new Date(0)], [3]], [['rate', 'in', ['NaN', 1]], [1, 2]],
+        ]) assert.deepEqual((await model.find(tx, { where: [where], order: ['rate'] })).items.map(({ id }) => id), expected, JSON.stringify(where));
+    };
+    const model = new ReadModel({ table: 'we"ird', ...shape });
+    const memory = new InMemoryReadModel(shape);
+    await check(memory);
+    await transaction(pool, (tx) => check(model, tx));
+    for (const row of [{ r: 'a\0b' }, { doc: { text: '\0' } }, { doc: { '\0': 1 } }, { at: 'nonsense' }, { at: new Date(NaN) }]) {
+        await assert.rejects(memory.insert(undefined, { id: 9, ...row }), InvalidError);
+        await assert.rejects(transaction(pool, (tx) => model.insert(tx, { id: 9, ...row })), InvalidError);
+    }
+});
+
 test('patterns are for texts, and not for lists of them', async () => {
     const model = new InMemoryReadModel({ columns: { id: 'int', tags: 'text[]' }, key: 'id' });
     await assert.rejects(model.count(undefined, [['tags', 'like', 'a%']]), InvalidError);

@@ -296,7 +296,17 @@ async function pgPrepared(client: any, { text, values }: Statement): Promise<unk
     if (!direct.get(client)) return client.query(text, values);
     let name = names.get(text);
     if (name === undefined) names.set(text, (name = nameOf(text)));
-    return client.query({ name, text, values });
+    try {
+        return await client.query({ name, text, values });
+    } catch (error) {
+        // Somebody has run DISCARD ALL, or a pooler was not seen. Nothing was executed, and this session prepares nothing more.
+        if ((typed(error) as { codeName?: unknown }).codeName !== 'prepared_statement_lost') throw error;
+        direct.set(client, false);
+        return await client.query(text, values).catch((again: { code?: unknown }) => {
+            // The error has aborted the transaction of the caller, who has to see the first one.
+            throw again.code === '25P02' ? error : again;
+        });
+    }
 }
 
 async function pgTransaction<T>(pool: any, body: (tx: any) => Promise<T>): Promise<T> {

@@ -59,12 +59,34 @@ export function storable(result: unknown): unknown {
     });
 }
 
+/** The first and the last time of a Date stand for the infinities of PostgreSQL, in both directions. */
+const LAST = 8.64e15;
+
+/** Returns a time as PostgreSQL reads it, also before Christ and after the year 9999. */
+function timeText(time: Date): string {
+    if (Math.abs(time.getTime()) === LAST) return time.getTime() > 0 ? 'infinity' : '-infinity';
+    const [, sign, year, rest] = /^([+-]?)(\d+)(.*)$/.exec(time.toISOString())!;
+    // There is no year 0: it is 1 BC.
+    const before = sign === '-' || Number(year) === 0;
+    return `${String(before ? Number(year) + 1 : Number(year)).padStart(4, '0')}${rest}${before ? ' BC' : ''}`;
+}
+
+/** Returns the Date of a time of PostgreSQL. It is invalid if a Date cannot hold it. */
+export function timeOf(text: string): Date {
+    if (text === 'infinity') return new Date(LAST);
+    if (text === '-infinity') return new Date(-LAST);
+    const unusual = /^(\d{4,6})(-\d\d-\d\d.*?)( BC)?$/.exec(text);
+    if (unusual === null || (unusual[1]!.length === 4 && unusual[3] === undefined)) return new Date(text);
+    const year = unusual[3] === undefined ? Number(unusual[1]) : 1 - Number(unusual[1]);
+    return new Date(`${year < 0 ? '-' : '+'}${String(Math.abs(year)).padStart(6, '0')}${unusual[2]}`);
+}
+
 function scalar(value: unknown, type: string, what: string): Value {
     if (value === undefined || value === null) return null;
     if (type === 'jsonb' || type === 'json') return json(value, what);
     if (value instanceof Date) {
         if (Number.isNaN(value.getTime())) throw invalid(`${what} is not a valid time`);
-        return value.toISOString();
+        return timeText(value);
     }
     if (type === 'interval' && typeof value === 'number') {
         if (!Number.isFinite(value)) throw invalid(`${what} is not a length of time`);
@@ -106,11 +128,7 @@ export function argument(value: unknown, type: string, what: string): { value: V
 /** Converts the value of a column from the JSON of its row. */
 function back(value: unknown, type: string): unknown {
     if (value === null || value === undefined) return null;
-    if (type === 'timestamptz') {
-        if (value === 'infinity') return new Date(8.64e15);
-        if (value === '-infinity') return new Date(-8.64e15);
-        return new Date(value as string);
-    }
+    if (type === 'timestamptz') return timeOf(value as string);
     if (type === 'bytea') return Buffer.from((value as string).slice(2), 'hex');
     if (type.endsWith('[]')) return (value as unknown[]).map((item) => back(item, type.slice(0, -2)));
     return value;

@@ -7,7 +7,7 @@
 
 import { checkSession, run, type Executor, type Session, type Statement, type TextRow, type Value } from '../client/driver.js';
 import { ConflictError, invalid, NotFoundError } from '../client/errors.js';
-import { argument } from '../client/sql.js';
+import { argument, timeOf } from '../client/sql.js';
 
 /** The type of a column: a type of PostgreSQL, `int[]` for a list of them. */
 export type ColumnType = ScalarType | `${ScalarType}[]` | (string & {});
@@ -339,7 +339,7 @@ export class ReadModel<const C extends Columns, M = RowOf<C>> extends AnyReadMod
             const lists = this.keys.map(({ name, type }, i) => mark(keys.map((key) => key[i]), `${type}[]`, name));
             const names = this.keys.map((_, i) => `k${i}`);
             const on = this.keys.map(({ sql }, i) => `r.${sql} = k.k${i}`).join(' and ');
-            return `select row_to_json(s)::text as r from (select k.n as "#", ${this.#columns} from unnest(${lists.join(', ')}) with ordinality k(${[...names, 'n'].join(', ')}) join ${this.#table} r on ${on}) s order by s."#"`;
+            return `select (select row_to_json(s)::text from (select ${this.#columns}) s) as r from unnest(${lists.join(', ')}) with ordinality k(${[...names, 'n'].join(', ')}) join ${this.#table} r on ${on} order by k.n`;
         });
         return rows.map(({ r }) => this.#row(r!));
     }
@@ -419,7 +419,9 @@ export const isTime = (type: string): boolean => /^(timestamptz|timestamp with t
 export function taken(value: unknown, type: string, name: string): unknown {
     if (value === null || value === undefined) return null;
     if (type.endsWith('[]')) return (value as unknown[]).map((item) => taken(item, type.slice(0, -2), name));
-    if (isTime(type)) return value === 'infinity' ? new Date(8.64e15) : value === '-infinity' ? new Date(-8.64e15) : new Date(value as string);
+    if (isTime(type)) return timeOf(value as string);
+    // JSON has no number for NaN and the infinities.
+    if (typeof value === 'string' && /^(float|double|real)/.test(type)) return Number(value);
     if (/^(bigint|int8)$/.test(type) && !Number.isSafeInteger(value)) {
         throw invalid(`the value of column "${name}" is too large for a number`, { hint: 'As numeric it is text.' });
     }

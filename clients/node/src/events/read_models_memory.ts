@@ -3,7 +3,8 @@
 import { isDeepStrictEqual } from 'node:util';
 
 import type { Executor, Session } from '../client/driver.js';
-import { argument } from '../client/sql.js';
+import { invalid } from '../client/errors.js';
+import { argument, timeOf } from '../client/sql.js';
 import { AnyReadModel, comparesNull, isExact, isTime, taken, type Checked, type Columns, type RowOf, type Sorted } from './read_models.js';
 
 /**
@@ -82,10 +83,19 @@ function kept(value: unknown, type: string, name: string): unknown {
     if (value === null || value === undefined) return null;
     const { value: text } = argument(value, type, name);
     if (type.endsWith('[]')) return (value as unknown[]).map((item) => kept(item, type.slice(0, -2), name));
-    if (/^jsonb?$/.test(type)) return JSON.parse(text!);
-    if (isTime(type)) return new Date(text!);
+    if (/^jsonb?$/.test(type)) {
+        return JSON.parse(text!, (key, part) => {
+            if (type === 'jsonb' && [key, part].some((one) => typeof one === 'string' && one.includes('\0'))) throw invalid(`${name} contains a NUL character`);
+            return part;
+        });
+    }
+    if (isTime(type)) {
+        const time = timeOf(text!);
+        if (Number.isNaN(time.getTime())) throw invalid(`${name} is not a valid time`);
+        return time;
+    }
     if (/^(int|integer|int[248]|smallint|bigint|float[48]?|double precision|real)$/.test(type)) return taken(Number(text), type, name);
-    if (type === 'date') return text!.slice(0, 10);
+    if (type === 'date') return text!.replace(/T.*?(?= BC$|$)/, '');
     if (type === 'uuid') return text!.toLowerCase();
     if (type.startsWith('bool')) return /^(t|true|1|on|yes|y)$/i.test(text!);
     return text;
@@ -140,7 +150,12 @@ function ordered(a: unknown, b: unknown, type: string): number {
         return left.length - right.length;
     }
     if (type.startsWith('json')) return isDeepStrictEqual(a, b) ? 0 : 1;
-    if (isExact(type)) return Math.sign(Number(a) - Number(b));
+    if (isExact(type) || typeof a === 'number') {
+        const [first, second] = [Number(a), Number(b)];
+        // In PostgreSQL, NaN is equal to itself and above all other numbers.
+        if (Number.isNaN(first) || Number.isNaN(second)) return Number(Number.isNaN(first)) - Number(Number.isNaN(second));
+        return first < second ? -1 : Number(first > second);
+    }
     if (typeof a === 'string') return Buffer.compare(Buffer.from(a), Buffer.from(String(b)));
     return a! < b! ? -1 : a! > b! ? 1 : 0;
 }
