@@ -17,7 +17,7 @@ use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::sleep;
 
 use super::latency::enqueue_at_rate;
-use crate::measure::{LONG, cpu, fill, median, server, status};
+use crate::measure::{LONG, cpu, fill, median, plain_server, server, status};
 use crate::report::{Goal, Histogram, Report, quantile};
 
 const BROKERS: [&str; 3] = ["kafka", "nats", "redis"];
@@ -50,6 +50,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
     for kind in BROKERS {
         rates(report, &server, &db, kind, &records, messages).await?;
     }
+    let db = server.database("late").await?;
     db.batch_execute(
         "create table public.moved (\"position\" bigint, at timestamptz);
         create function public.note() returns trigger language plpgsql as $$
@@ -63,7 +64,7 @@ pub async fn run(report: &mut Report) -> Result<()> {
     for kind in BROKERS {
         latency(report, &server, &db, kind).await?;
     }
-    idle(report, &server).await
+    idle(report).await
 }
 
 /// Measures both sides in turn.
@@ -104,11 +105,12 @@ async fn rates(
 async fn latency(report: &mut Report, server: &Server, db: &Client, kind: &'static str) -> Result<()> {
     let broker = Broker::start(kind).await?;
     let begin: i64 = db.query_one("select outbox.head()", &[]).await?.get(0);
-    let mut relay = Relay::start(server, &format!("{kind}_late"), "start = \"end\"", &broker.sink(), &[]).await?;
+    let mut relay =
+        Relay::start(&server.dsn("late"), &format!("{kind}_late"), "start = \"end\"", &broker.sink(), &[]).await?;
     relay.wait_for("the broker is open").await?;
     sleep(Duration::from_secs(1)).await;
     let count = RATE * SECONDS;
-    let (committed, reached) = enqueue_at_rate(server, "bench", RATE, count).await?;
+    let (committed, reached) = enqueue_at_rate(server, "late", RATE, count).await?;
     let end = begin + i64::from(count);
     wait_until("everything is acknowledged", LONG, async || {
         let row = db.query_one("select coalesce(max(\"position\"), 0) from public.moved", &[]).await;
@@ -144,26 +146,25 @@ async fn latency(report: &mut Report, server: &Server, db: &Client, kind: &'stat
 }
 
 /// Counts the transactions of an idle relay, each of which is one query, and its processor time.
-async fn idle(report: &mut Report, server: &Server) -> Result<()> {
+async fn idle(report: &mut Report) -> Result<()> {
+    // Without a dispatcher, all transactions are those of the relay.
+    let server = plain_server().await?;
+    let _db = server.database("idle").await?;
     let broker = Broker::start("redis").await?;
     let watch = server.connect("postgres").await?;
     let count = async || -> Result<f64> {
-        let sql = "select (xact_commit + xact_rollback)::float8 from pg_stat_database where datname = 'bench'";
+        let sql = "select (xact_commit + xact_rollback)::float8 from pg_stat_database where datname = 'idle'";
         Ok(watch.query_one(sql, &[]).await?.get(0))
     };
-    // Sessions report their transactions up to a second later.
-    sleep(Duration::from_secs(3)).await;
-    let before = count().await?;
-    sleep(IDLE).await;
-    let without = count().await? - before;
-    let mut relay = Relay::start(server, "idle", "start = \"end\"", &broker.sink(), &[]).await?;
+    let mut relay = Relay::start(&server.dsn("idle"), "idle", "", &broker.sink(), &[]).await?;
     relay.wait_for("the broker is open").await?;
+    // A session reports its transactions up to a second later.
     sleep(Duration::from_secs(3)).await;
     let pid = relay.pid()?;
     let (before, used) = (count().await?, cpu(pid));
     sleep(IDLE).await;
     let seconds = IDLE.as_secs_f64();
-    let rate = (count().await? - before - without) / seconds;
+    let rate = (count().await? - before) / seconds;
     // A look every 50 ms, and a heartbeat every five seconds.
     report.row("relay", "idle: queries", rate, None, "per s", Some(Goal::AtMost(20.5)));
     report.row("relay", "idle: CPU", (cpu(pid) - used) / (seconds * 1e6) * 100.0, None, "%", None);
@@ -180,7 +181,7 @@ struct Run {
 
 /// Relays everything. The clock starts when the broker is open.
 async fn relayed(server: &Server, db: &Client, name: &str, sink: &str, messages: usize) -> Result<Run> {
-    let mut relay = Relay::start(server, name, "", sink, &["--once"]).await?;
+    let mut relay = Relay::start(&server.dsn("bench"), name, "", sink, &["--once"]).await?;
     relay.wait_for("the broker is open").await?;
     let started = Instant::now();
     let pid = relay.pid()?;
@@ -209,7 +210,7 @@ struct Relay {
 }
 
 impl Relay {
-    async fn start(server: &Server, name: &str, settings: &str, sink: &str, options: &[&str]) -> Result<Relay> {
+    async fn start(dsn: &str, name: &str, settings: &str, sink: &str, options: &[&str]) -> Result<Relay> {
         let file = fresh_folder("relay")?.join("relay.toml");
         let text = format!("[relay.{name}]\ntopic = \"bench\"\n{settings}\n\n[relay.{name}.sink]\n{sink}\n");
         std::fs::write(&file, text)?;
@@ -217,7 +218,7 @@ impl Relay {
             .arg("run")
             .arg(&file)
             .args(options)
-            .env("DATABASE_URL", server.dsn("bench"))
+            .env("DATABASE_URL", dsn)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
