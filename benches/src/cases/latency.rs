@@ -40,6 +40,24 @@ pub async fn run(report: &mut Report) -> Result<()> {
 pub async fn at_rate(server: &Server, database: &str, receiver: &Receiver, rate: u32) -> Result<(Vec<f64>, f64)> {
     receiver.clear();
     let count = (rate * 5).min(20_000);
+    let (committed, reached) = enqueue_at_rate(server, database, rate, count).await?;
+    wait_until("everything has arrived", LONG, async || receiver.total() >= count as usize).await;
+    let mut delays: Vec<f64> = receiver
+        .arrivals()
+        .iter()
+        .map(|arrival| {
+            let n = arrival.json()["n"].as_u64().unwrap_or(0) as usize;
+            // The message may arrive before the session gets the answer to its commit.
+            arrival.at.duration_since(committed[n]).map_or(0.0, |d| d.as_secs_f64() * 1e3)
+        })
+        .collect();
+    delays.sort_by(f64::total_cmp);
+    Ok((delays, reached))
+}
+
+/// Enqueues messages with the numbers from 0 at a rate. Returns when the session of each knew of its commit, and the reached
+/// rate.
+pub async fn enqueue_at_rate(server: &Server, database: &str, rate: u32, count: u32) -> Result<(Vec<SystemTime>, f64)> {
     // There are enough sessions, so that the time of a commit does not limit the rate.
     let sessions = (rate / 250).clamp(4, 40);
     let started = Instant::now() + Duration::from_millis(200);
@@ -70,16 +88,5 @@ pub async fn at_rate(server: &Server, database: &str, receiver: &Receiver, rate:
         committed[n as usize] = at;
     }
     let took = started.elapsed().as_secs_f64();
-    wait_until("everything has arrived", LONG, async || receiver.total() >= count as usize).await;
-    let mut delays: Vec<f64> = receiver
-        .arrivals()
-        .iter()
-        .map(|arrival| {
-            let n = arrival.json()["n"].as_u64().unwrap_or(0) as usize;
-            // The message may arrive before the session gets the answer to its commit.
-            arrival.at.duration_since(committed[n]).map_or(0.0, |d| d.as_secs_f64() * 1e3)
-        })
-        .collect();
-    delays.sort_by(f64::total_cmp);
-    Ok((delays, f64::from(count) / took))
+    Ok((committed, f64::from(count) / took))
 }

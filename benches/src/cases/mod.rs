@@ -20,6 +20,7 @@ mod pull;
 mod read;
 mod reclaim;
 mod registry;
+mod relay;
 mod replay;
 mod retained;
 mod routing;
@@ -48,6 +49,7 @@ pub const BY_NAME: &[&str] = &[
     "routing",
     "capture",
     "registry",
+    "relay",
     "guard",
 ];
 
@@ -95,5 +97,10 @@ pub const ALL: &[(&str, &str, Case)] = &[
     ("capture", "capture() against triggers written by hand", |r| Box::pin(capture::run(r))),
     ("replay", "a replay, and live traffic beside it", |r| Box::pin(replay::run(r))),
     ("registry", "enqueue() with registered topics and publishers only", |r| Box::pin(registry::run(r))),
+    (
+        "relay",
+        "the relay to Kafka, NATS and Redis beside a producer that is fed from memory (RELAY=n); latency, memory, idling",
+        |r| Box::pin(relay::run(r)),
+    ),
     ("idle", "a server that has nothing to do", |r| Box::pin(idle::run(r))),
 ];
