@@ -1,8 +1,8 @@
 //! One page of the feed, and the query that asks for it.
 //!
-//! A reader that applies messages reads a page ahead: the server reads the next page while the messages of this one are decoded and
-//! applied. The page is dropped when the reader goes back to its cursor. The cursor itself moves as it does without, by a
-//! compare-and-set in the transaction of the effect.
+//! A reader that applies messages reads a page ahead: the server reads the next page while the messages of this one are
+//! decoded and applied. The page is dropped when the reader goes back to its cursor. The cursor itself moves as it does
+//! without, by a compare-and-set in the transaction of the effect.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +17,12 @@ use crate::error::{Error, Result};
 use crate::page::Page;
 
 /// The events of streams, in the form of messages.
-const EVENTS: &str = "select r.position, r.epoch, r.message_id, r.webhook_id, r.type as topic, r.stream as key, r.data as payload,
-        r.body, r.content_type, r.headers, r.metadata, r.tenant, null::text as aggregate_type, null::text as aggregate_id,
-        null::text as publisher, r.occurred_at, r.recorded_at as enqueued_at, r.version, r.event_id
-    from outbox.read_events($1, $2, types => $3, filter => $4::jsonb, epoch => $5, categories => $6, tenant => $7, member => $8,
-        members => $9) r";
+const EVENTS: &str = "select r.position, r.epoch, r.message_id, r.webhook_id, r.type as topic, r.stream as key,
+        r.data as payload, r.body, r.content_type, r.headers, r.metadata, r.tenant, null::text as aggregate_type,
+        null::text as aggregate_id, null::text as publisher, r.occurred_at, r.recorded_at as enqueued_at, r.version,
+        r.event_id
+    from outbox.read_events($1, $2, types => $3, filter => $4::jsonb, epoch => $5, categories => $6, tenant => $7,
+        member => $8, members => $9) r";
 
 /// The longest time that a page waits until it is used. Content that is erased meanwhile would still be applied.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);

@@ -348,7 +348,7 @@ impl Reader {
             Some(found) => found,
             None => read(&self.settings, client, self.page.clone(), self.position, epoch).await?,
         };
-        // The next page is asked for before this one is decoded. Behind a page that is not full there is probably nothing.
+        // The next page is asked for before this one is decoded, unless there is probably nothing in it.
         if self.reads_ahead
             && found.is_full
             && let Some((last, epoch)) = found.last()?

@@ -1,4 +1,4 @@
-//! The scenarios of `tests/conformance/toolkit`, which the toolkits for events of all clients run. The README there describes the shop.
+//! The scenarios of `tests/conformance/toolkit`, which the toolkits of all clients run. Its README describes the shop.
 
 use std::collections::HashMap;
 use std::pin::pin;
