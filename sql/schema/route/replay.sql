@@ -75,7 +75,7 @@ comment on function outbox.replay is
 -- API: private
 -- Begins a step of a replay: locks the replay, and ends it if its subscription has ended or all its rows are delivered.
 -- state: running: the step goes on; otherwise the step ends with this state. job: the replay. target: its subscription.
--- allowance: lowered so that at most 1000 rows wait. Called with the settings of _replay_step.
+-- allowance: lowered so that at most 1000 rows wait. Called with the settings of replay_step.
 create function outbox_internal.replay_begin(
     replay_id bigint,
     inout allowance int,
@@ -164,6 +164,7 @@ declare
     until timestamptz := clock_timestamp() + current_setting('pg_outbox.transform_timeout')::interval;
 begin
     upto := 0;
+    payloads := array_fill(null::jsonb, array[cardinality(places)]);
     for i in 1 .. cardinality(places) loop
         upto := i;
         continue when erased[i] is not null;
@@ -187,11 +188,17 @@ $$;
 -- works on it; waiting: as many of its rows as may wait are not delivered yet. made: number of rows.
 --
 -- One statement finds the messages. It stops at the last one that is wanted, so that a slow filter is asked for no message
--- in vain. A cancelled message is not delivered any more. An erased message is not delivered either, but the attempt log has
--- an entry for it.
+-- in vain. With nested loops, it keeps the order of the feed. A cancelled message is not delivered any more. An erased
+-- message is not delivered either, but the attempt log has an entry for it.
 create function outbox_internal.replay_step(replay_id bigint, allowance int, out state text, out made int)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
 #variable_conflict use_variable
 declare
@@ -314,12 +321,6 @@ end;
 create function outbox_internal.replay_inline(subscription_id int) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
 as $$
 #variable_conflict use_variable
 declare
