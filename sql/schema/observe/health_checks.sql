@@ -199,9 +199,12 @@ begin
     where m.xid >= pg_snapshot_xmax(seen) and m.xid < outbox_internal.next_xid()
         and (m.id > event_floor or m.segment >= 0) is true
     order by m.xid limit 1;
-    select least(oldest, min(m.enqueued_at)) into oldest
-    from pg_snapshot_xip(seen) x, outbox.message m
-    where m.xid = x and (m.id > event_floor or m.segment >= 0) is true;
+    -- As a join, the planner might read all messages.
+    select least(oldest, min((
+        select min(m.enqueued_at) from outbox.message m
+        where m.xid = x and (m.id > event_floor or m.segment >= 0) is true
+    ))) into oldest
+    from pg_snapshot_xip(seen) x;
     return greatest(oldest, case when oldest is not null then last.ticked_at end);
 end
 $$;
