@@ -79,8 +79,8 @@ async fn dead_letters(db: &Client, count: usize) -> Result<()> {
     routed(db).await;
     let mut dead = 0;
     while dead < count {
-        let kill = "select count(outbox.dead(c.lease, array[c.delivery_id], 'the card was declined'))
-            from outbox.claim('work', 'w', max_messages => 2000) c";
+        let kill = "with c as materialized (select c.* from outbox.claim('work', 'w', max_messages => 1000) c)
+            select cardinality(outbox.dead(min(c.lease), array_agg(c.delivery_id), 'the card was declined'))::bigint from c";
         let killed: i64 = db.query_one(kill, &[]).await?.get(0);
         ensure!(killed > 0, "only {dead} of {count} deliveries can be claimed");
         dead += killed as usize;

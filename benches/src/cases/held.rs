@@ -9,9 +9,9 @@ use anyhow::Result;
 use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Receiver, Server};
 
-use super::pull;
+use super::{append, pull};
 use crate::PAYLOAD;
-use crate::measure::{idle, prepare, server};
+use crate::measure::{idle, median, pgbench, prepare, server};
 use crate::report::{Goal, Report, quantile};
 
 const RATE: u32 = 2000;
@@ -76,6 +76,29 @@ pub async fn run(report: &mut Report) -> Result<()> {
     let goal = Some(Goal::AtMost(1.0));
     let (ours, theirs) = (quantile(&results[0].0, 0.99), quantile(&results[1].0, 0.99));
     report.row("held", "claim of ten under the snapshot, p99; status table", ours, Some(theirs), "ms", goal);
+    events(report, &server, length).await
+}
+
+/// Appends events in turn to a database with a snapshot that is held, and to one without.
+async fn events(report: &mut Report, server: &Server, length: Duration) -> Result<()> {
+    let script = append::append();
+    let _free = server.database("append_free").await?;
+    let _held = server.database("append_held").await?;
+    let _snapshot = hold(server, "append_held", true).await?;
+    let started = Instant::now();
+    let mut pairs = vec![];
+    while started.elapsed() < length {
+        let mut pair = vec![];
+        for name in ["append_held", "append_free"] {
+            pair.push(pgbench(server, name, &script, 1, 2, "-c synchronous_commit=off").await?);
+        }
+        pairs.push((pair[0], pair[0] / pair[1]));
+    }
+    let last = pairs.split_off(pairs.len() * 3 / 4);
+    let rate = median(last.iter().map(|pair| pair.0).collect());
+    let ratio = median(last.iter().map(|pair| pair.1).collect());
+    let goal = Some(Goal::AtLeast(0.95));
+    report.row("held", "append, in the last quarter; without", rate, Some(rate / ratio), "events/s", goal);
     Ok(())
 }
 

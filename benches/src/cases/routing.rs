@@ -15,6 +15,9 @@ const GROUPS: usize = 100;
 /// The number of subscriptions, and how many of them match each message.
 const SHAPES: [(usize, usize); 4] = [(1, 1), (10, 10), (1000, 10), (10_000, 100)];
 
+/// As many subscriptions have the topic and a filter each, which few messages match.
+const FILTERS: usize = 10_000;
+
 pub async fn run(report: &mut Report) -> Result<()> {
     let receiver = Receiver::start()?;
     receiver.quiet();
@@ -25,10 +28,13 @@ pub async fn run(report: &mut Report) -> Result<()> {
         results.push(measure(&server, &receiver, all, wanting).await?);
     }
     let few = results[1];
+    let filtered = filters(&server).await?;
     for ((all, wanting), rates) in SHAPES.into_iter().zip(&results) {
         let what = format!("{all} subscriptions, {wanting} match: routed");
         report.row("routing", what, rates[0], Some(few[0]), "messages/s", None);
     }
+    let what = format!("{FILTERS} subscriptions with a filter each, 1 matches: routed; 1 without");
+    report.row("routing", what, filtered, Some(results[0][0]), "messages/s", None);
     for ((all, wanting), rates) in SHAPES.into_iter().zip(&results).take(3) {
         let what = format!("{all} subscriptions, {wanting} match: delivered");
         report.row("routing", what, rates[1], Some(few[1]), "deliveries/s", None);
@@ -47,16 +53,9 @@ async fn measure(server: &Server, receiver: &Receiver, all: usize, wanting: usiz
     )
     .await?;
     routed(&db).await;
-    let mut rates = vec![];
-    for _ in 0..3 {
-        let messages = 20_000;
-        fill(&db, messages).await?;
-        let started = Instant::now();
-        routed(&db).await;
-        rates.push(messages as f64 / started.elapsed().as_secs_f64());
-    }
+    let rate = routing_rate(&db).await?;
     if all > 1000 {
-        return Ok([median(rates), f64::NAN, f64::NAN]);
+        return Ok([rate, f64::NAN, f64::NAN]);
     }
     let db = prepare(server, &format!("sent{all}"), receiver, all, wanting).await?;
     let (mut deliveries, mut micros) = (vec![], vec![]);
@@ -73,7 +72,35 @@ async fn measure(server: &Server, receiver: &Receiver, all: usize, wanting: usiz
         deliveries.push(rate);
         micros.push((cpu(pid) - before) / expected as f64);
     }
-    Ok([median(rates), median(deliveries), median(micros)])
+    Ok([rate, median(deliveries), median(micros)])
+}
+
+/// Messages routed per second, where nothing is sent.
+async fn routing_rate(db: &Client) -> Result<f64> {
+    let mut rates = vec![];
+    for _ in 0..3 {
+        let messages = 20_000;
+        fill(db, messages).await?;
+        let started = Instant::now();
+        routed(db).await;
+        rates.push(messages as f64 / started.elapsed().as_secs_f64());
+    }
+    Ok(median(rates))
+}
+
+/// The rate of routing where each subscription takes the messages of one key.
+async fn filters(server: &Server) -> Result<f64> {
+    let db = server.database("filtered").await?;
+    db.batch_execute("select outbox.create_endpoint('e', 'http://127.0.0.1:9/')").await?;
+    db.execute(
+        "select count(outbox.subscribe('s' || n, '{order.#}', 'e', filter => jsonb_build_object('key', 'c-' || n)))
+         from generate_series(0, $1::int - 1) n",
+        &[&(FILTERS as i32)],
+    )
+    .await?;
+    db.batch_execute("select count(outbox.pause_subscription('s' || n)) from generate_series(0, 9999) n").await?;
+    routed(&db).await;
+    routing_rate(&db).await
 }
 
 async fn prepare(server: &Server, name: &str, receiver: &Receiver, all: usize, wanting: usize) -> Result<Client> {

@@ -394,6 +394,8 @@ def test_several_are_rebuilt_at_the_same_time(table):
             if name not in met:
                 met.add(name)
                 meeting.wait()
+                # Long enough for a third one, if it did not wait.
+                time.sleep(0.5)
             with lock:
                 inside -= 1
             if name == "c":

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::BytesMut;
 use chrono::{DateTime, Utc};
+use outbox_core::stream::{category, key};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -389,25 +390,79 @@ impl Message {
 
     /// Reads a message from a row that has these columns.
     pub(crate) fn from_row(row: &Row) -> Result<Message> {
+        Columns::of(row)?.message(row)
+    }
+
+    /// Fills in what the name of an event's stream says: its category, and its id within it.
+    pub(crate) fn place_in_stream(&mut self) {
+        let stream = self.key.as_deref();
+        self.aggregate_type = stream.map(|stream| category(stream).to_owned());
+        self.aggregate_id = stream.and_then(key).map(str::to_owned);
+    }
+}
+
+/// The columns of a message.
+const COLUMNS: [&str; 18] = [
+    "message_id",
+    "webhook_id",
+    "position",
+    "topic",
+    "key",
+    "payload",
+    "body",
+    "content_type",
+    "headers",
+    "metadata",
+    "tenant",
+    "aggregate_type",
+    "aggregate_id",
+    "publisher",
+    "occurred_at",
+    "enqueued_at",
+    "version",
+    "event_id",
+];
+
+/// The places of the columns of a message in the rows of one result, which are looked up once.
+pub(crate) struct Columns([usize; COLUMNS.len()]);
+
+impl Columns {
+    /// Finds the columns of a row.
+    pub(crate) fn of(row: &Row) -> Result<Columns> {
+        let mut places = [0; COLUMNS.len()];
+        for (place, name) in places.iter_mut().zip(COLUMNS) {
+            let found = row.columns().iter().position(|column| column.name() == name);
+            *place = found.ok_or_else(|| Error::new("XX000", format!("the server returned no column \"{name}\"")))?;
+        }
+        Ok(Columns(places))
+    }
+
+    /// Reads a message from a row of the result.
+    pub(crate) fn message(&self, row: &Row) -> Result<Message> {
+        // The fields are in the order of `COLUMNS`.
+        let Columns(
+            [message_id, webhook_id, position, topic, key, payload, body, content_type, headers, metadata, tenant, ..],
+        ) = *self;
+        let Columns([.., aggregate_type, aggregate_id, publisher, occurred_at, enqueued_at, version, event_id]) = *self;
         Ok(Message {
-            message_id: row.try_get("message_id")?,
-            webhook_id: row.try_get::<_, Option<String>>("webhook_id")?.unwrap_or_default(),
-            position: row.try_get("position")?,
-            topic: row.try_get::<_, Option<String>>("topic")?.unwrap_or_default(),
-            key: row.try_get("key")?,
-            payload: row.try_get::<_, Option<JsonText>>("payload")?.map(|json| json.0),
-            body: row.try_get("body")?,
-            content_type: row.try_get("content_type")?,
-            headers: row.try_get("headers")?,
-            metadata: row.try_get("metadata")?,
-            tenant: row.try_get("tenant")?,
-            aggregate_type: row.try_get("aggregate_type")?,
-            aggregate_id: row.try_get("aggregate_id")?,
-            publisher: row.try_get("publisher")?,
-            occurred_at: row.try_get("occurred_at")?,
-            enqueued_at: row.try_get::<_, Option<DateTime<Utc>>>("enqueued_at")?.unwrap_or_default(),
-            version: row.try_get("version")?,
-            event_id: row.try_get::<_, Option<UuidText>>("event_id")?.map(|id| id.0),
+            message_id: row.try_get(message_id)?,
+            webhook_id: row.try_get::<_, Option<String>>(webhook_id)?.unwrap_or_default(),
+            position: row.try_get(position)?,
+            topic: row.try_get::<_, Option<String>>(topic)?.unwrap_or_default(),
+            key: row.try_get(key)?,
+            payload: row.try_get::<_, Option<JsonText>>(payload)?.map(|json| json.0),
+            body: row.try_get(body)?,
+            content_type: row.try_get(content_type)?,
+            headers: row.try_get(headers)?,
+            metadata: row.try_get(metadata)?,
+            tenant: row.try_get(tenant)?,
+            aggregate_type: row.try_get(aggregate_type)?,
+            aggregate_id: row.try_get(aggregate_id)?,
+            publisher: row.try_get(publisher)?,
+            occurred_at: row.try_get(occurred_at)?,
+            enqueued_at: row.try_get::<_, Option<DateTime<Utc>>>(enqueued_at)?.unwrap_or_default(),
+            version: row.try_get(version)?,
+            event_id: row.try_get::<_, Option<UuidText>>(event_id)?.map(|id| id.0),
         })
     }
 }

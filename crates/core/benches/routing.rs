@@ -14,11 +14,11 @@ const SUBSCRIPTIONS: [usize; 4] = [1, 100, 1_000, 10_000];
 /// One subscription in this many matches.
 const GROUPS: usize = 100;
 
-fn router(patterns: impl Iterator<Item = String>) -> Router<(i32, u32)> {
+fn router(rules: impl Iterator<Item = (String, Filter)>) -> Router<(i32, u32)> {
     let mut router = Router::new();
-    for (id, pattern) in patterns.enumerate() {
+    for (id, (pattern, filter)) in rules.enumerate() {
         if let Ok(pattern) = Pattern::parse(&pattern) {
-            router.insert(&pattern, (id as i32, 0));
+            router.insert(&pattern, &filter, (id as i32, 0));
         }
     }
     router
@@ -30,25 +30,26 @@ fn topics(c: &mut Criterion) {
     for n in SUBSCRIPTIONS {
         let router = router((0..n).map(|i| {
             let unit = i % GROUPS;
-            match i / GROUPS % 5 {
+            let pattern = match i / GROUPS % 5 {
                 0 => format!("shop.u{unit}.created"),
                 1 => format!("shop.u{unit}.*"),
                 2 => format!("shop.u{unit}.#"),
                 3 => format!("*.u{unit}.created"),
                 _ => format!("#.u{unit}.#"),
-            }
+            };
+            (pattern, Filter::default())
         }));
         let topics: Vec<String> = (0..n.min(GROUPS)).map(|unit| format!("shop.u{unit}.created")).collect();
         let (mut scratch, mut found) = (Scratch::default(), Vec::new());
         for topic in &topics {
-            router.matches(topic, &mut scratch, &mut found);
+            router.matches(topic, &Subject::default(), &mut scratch, &mut found);
             assert_eq!(found.len(), n.div_ceil(GROUPS), "{topic}");
         }
         let mut next = topics.iter().cycle();
         group.bench_function(BenchmarkId::from_parameter(n), |b| {
             b.iter(|| {
                 if let Some(topic) = next.next() {
-                    router.matches(black_box(topic), &mut scratch, &mut found);
+                    router.matches(black_box(topic), &Subject::default(), &mut scratch, &mut found);
                 }
                 found.len()
             });
@@ -61,15 +62,15 @@ fn filters(c: &mut Criterion) {
     let mut group = c.benchmark_group("routing/filters");
     group.throughput(Throughput::Elements(1));
     for n in SUBSCRIPTIONS {
-        let router = router((0..n).map(|_| "shop.#".to_owned()));
         let filters: Vec<Filter> = (0..n)
             .filter_map(|i| Filter::parse(&json!({"tenant": format!("t{}", i % GROUPS), "key": "order-*"})).ok())
             .collect();
+        let router = router(filters.iter().map(|filter| ("shop.#".to_owned(), filter.clone())));
         let tenants: Vec<String> = (0..n.min(GROUPS)).map(|i| format!("t{i}")).collect();
         let (mut scratch, mut found) = (Scratch::default(), Vec::new());
         let mut route = |tenant: &str| {
             let subject = Subject { tenant: Some(tenant), key: Some("order-4711"), ..Subject::default() };
-            router.matches("shop.orders.created", &mut scratch, &mut found);
+            router.matches("shop.orders.created", &subject, &mut scratch, &mut found);
             found.iter().filter(|(id, _)| filters[*id as usize].matches(&subject)).count()
         };
         tenants.iter().for_each(|tenant| assert_eq!(route(tenant), n.div_ceil(GROUPS)));

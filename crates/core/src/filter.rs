@@ -48,7 +48,37 @@ pub struct Subject<'a> {
     pub headers: Option<&'a Map<String, Value>>,
 }
 
+/// A condition that a message cannot match without: one of its fields has one of these values.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Required<'a> {
+    Tenant(&'a [String]),
+    Key(&'a [Glob]),
+    AggregateType(&'a [String]),
+    AggregateId(&'a [Glob]),
+    /// The name of the header, and its values.
+    Header(&'a str, &'a [Glob]),
+}
+
 impl Filter {
+    /// Returns a condition by which an index finds the filter, if a condition has no wildcard. The fields that have the most
+    /// different values come first.
+    pub(crate) fn required(&self) -> Option<Required<'_>> {
+        let indexable = |globs: &[Glob]| !globs.is_empty() && globs.iter().all(|glob| glob.pieces.is_none());
+        if indexable(&self.key) {
+            return Some(Required::Key(&self.key));
+        }
+        if indexable(&self.aggregate_id) {
+            return Some(Required::AggregateId(&self.aggregate_id));
+        }
+        if !self.tenant.is_empty() {
+            return Some(Required::Tenant(&self.tenant));
+        }
+        if let Some((name, values)) = self.headers.iter().find(|(_, values)| indexable(values)) {
+            return Some(Required::Header(name, values));
+        }
+        (!self.aggregate_type.is_empty()).then_some(Required::AggregateType(&self.aggregate_type))
+    }
+
     /// Parses a filter.
     ///
     /// # Errors
@@ -170,6 +200,11 @@ impl Glob {
     pub fn new(text: String) -> Glob {
         let pieces = text.contains(['*', '?']).then(|| text.chars().collect());
         Glob { text, pieces }
+    }
+
+    /// Returns the text of the value.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
     }
 
     /// Returns whether `text` matches.

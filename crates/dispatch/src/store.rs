@@ -58,6 +58,8 @@ pub trait Host {
     fn consent_origin(&self) -> String;
     /// Writes to the log.
     fn log(&self, text: fmt::Arguments<'_>);
+    /// Closes the files of tables that are kept open, because requests have met a shortage of descriptors.
+    fn close_files(&self);
     /// A number that changes when a session has enqueued messages.
     fn generation(&self) -> u64;
     /// Returns whether a session has changed deliveries, replays or cancelled messages since the last call.

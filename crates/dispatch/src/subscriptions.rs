@@ -279,7 +279,7 @@ pub struct Config {
     to_begin: Vec<(i64, i32)>,
     /// Some subscription has a filter on the payload, or a transform.
     pub asks_payload: bool,
-    /// Maps topics to owners: a subscription and the index of its version.
+    /// Maps topics and filters to owners: a subscription and the index of its version.
     router: Router<(i32, u32)>,
     scratch: Scratch,
     found: Vec<(i32, u32)>,
@@ -324,23 +324,18 @@ impl Config {
             let all = self.subscriptions.iter().filter_map(|(id, s)| Some((*id, s.version_at(position)? as u32)));
             self.found = all.collect();
         } else {
-            self.router.matches(topic, &mut self.scratch, &mut self.found);
+            self.router.matches(topic, subject, &mut self.scratch, &mut self.found);
         }
-        let (mut on_topic, mut ended, mut count) = (false, false, 0);
+        let mut count = 0;
         for &(id, index) in &self.found {
             let Some(subscription) = self.subscriptions.get_mut(&id) else { continue };
             if subscription.version_at(position) != Some(index as usize) {
                 continue;
             }
             let version = &subscription.versions[index as usize];
-            if !version.source.takes(stored.segment) {
+            if !version.active || !version.source.takes(stored.segment) {
                 continue;
             }
-            if !version.active {
-                ended = true;
-                continue;
-            }
-            on_topic = true;
             if topic.is_empty() || version.filter.matches(subject) {
                 let decided =
                     version.filter.payload.is_none() && subscription.transform.is_none() || stored.unreadable.is_some();
@@ -351,12 +346,28 @@ impl Config {
                 }
             }
         }
-        match (count, on_topic, ended) {
-            (0, true, _) => Routed::Filtered,
-            (0, false, true) => Routed::Inactive,
-            (0, false, false) => Routed::NoSubscription,
-            (n, _, _) => Routed::Matched(n),
+        if count > 0 { Routed::Matched(count) } else { self.why_none(position, topic, stored.segment) }
+    }
+
+    /// Says why a message matches no subscription. The first subscription that has the topic and is active decides.
+    fn why_none(&mut self, position: i64, topic: &str, segment: i16) -> Routed {
+        let mut none = Routed::NoSubscription;
+        // A message whose topic cannot be read may have any topic.
+        let any = self.found.iter().copied().filter(|_| topic.is_empty());
+        for (id, index) in any.chain(self.router.on_topic(topic, &mut self.scratch)) {
+            let Some(subscription) = self.subscriptions.get(&id) else { continue };
+            if subscription.version_at(position) != Some(index as usize) {
+                continue;
+            }
+            let version = &subscription.versions[index as usize];
+            if version.source.takes(segment) {
+                if version.active {
+                    return Routed::Filtered;
+                }
+                none = Routed::Inactive;
+            }
         }
+        none
     }
 
     /// Calls `ask` for each subscription whose filter on the payload or transform decides whether it gets a message, with the
@@ -368,7 +379,7 @@ impl Config {
         subject: &Subject<'_>,
         mut ask: impl FnMut(i32, &Subscription, Option<&str>),
     ) {
-        self.router.matches(topic, &mut self.scratch, &mut self.found);
+        self.router.matches(topic, subject, &mut self.scratch, &mut self.found);
         for &(id, index) in &self.found {
             let Some(subscription) = self.subscriptions.get(&id) else { continue };
             if subscription.version_at(position) != Some(index as usize) {
@@ -516,12 +527,12 @@ impl Config {
         }
         let source = Source::parse(row.source.as_deref().unwrap_or_default());
         let starts_after = row.starts_after;
+        for pattern in patterns {
+            self.router.insert(&pattern, &filter, (id, index));
+        }
         subscription.versions.push(Version { number, position, starts_after, until, active, filter, source });
         if position > subscription.begun {
             self.to_begin.push((position, id));
-        }
-        for pattern in patterns {
-            self.router.insert(&pattern, (id, index));
         }
         Ok(())
     }

@@ -52,7 +52,7 @@ impl Compiled {
             Some(list) if list.contains(&None) => return Err(Error::invalid("topics has an entry that is null")),
             Some(list) => {
                 for pattern in Pattern::parse_all(list.into_iter().flatten())? {
-                    router.insert(&pattern, ());
+                    router.insert(&pattern, &Filter::default(), ());
                 }
             }
         }
@@ -84,7 +84,7 @@ pg_function! {
             }
             let Some(Compiled { router, conditions, scratch, found, .. }) = last else { return Ok(None) };
             if topics.is_some() {
-                router.matches(args.get(2).unwrap_or_default(), scratch, found);
+                router.matches(args.get(2).unwrap_or_default(), &Subject::default(), scratch, found);
                 if found.is_empty() {
                     return Ok(false.into_datum());
                 }

@@ -135,6 +135,11 @@ impl Host for PgStore {
         pgrx::log!("pg_outbox dispatcher: {text}");
     }
 
+    fn close_files(&self) {
+        // SAFETY: called between transactions. PostgreSQL opens each of the files again when it needs it.
+        unsafe { pgrx::pg_sys::closeAllVfds() };
+    }
+
     fn generation(&self) -> u64 {
         self.slot.generation()
     }

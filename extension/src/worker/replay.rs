@@ -14,7 +14,11 @@ use crate::worker::dispatcher;
 
 /// How often a replay takes a step.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// After a slow step, a replay rests for this many times as long as the step took.
+/// The number of rows of a step follows the time that the last one took: at most half of the interval.
+const LONGEST: Duration = Duration::from_millis(25);
+/// The fewest rows that a step is lowered to.
+const FEWEST: f64 = 16.0;
+/// After a step that took longer than the interval, a replay rests for this many times as long as the step took.
 const SHARE: u32 = 9;
 /// Failures in a row after which a replay is given up. A single failure may be a lock that was not available.
 const FAILURES: u32 = 5;
@@ -32,6 +36,8 @@ pub struct Replays {
 struct Job {
     rate: f64,
     allowance: f64,
+    /// The most rows of a step.
+    most: f64,
     at: Instant,
     /// A slow step was taken, because of a filter or a transform; the next one comes after this time.
     rest_until: Instant,
@@ -74,6 +80,7 @@ impl Replays {
                 let new = Job {
                     rate: f64::from(rate),
                     allowance: 0.0,
+                    most: f64::from(rate),
                     at: Instant::now(),
                     rest_until: Instant::now(),
                     failures: 0,
@@ -97,11 +104,13 @@ impl Replays {
             let (filter, transform) = (settings::FILTER_TIMEOUT.get(), settings::TRANSFORM_TIMEOUT.get());
             let timer = 10 * Duration::from_millis(filter.max(transform).max(1) as u64);
             let begun = Instant::now();
+            let wanted = job.allowance.min(job.most);
             let outcome = txn::run_timed(timer, || {
-                let rows = step.execute(&[arg(*id), arg(job.allowance as i32)]);
+                let rows = step.execute(&[arg(*id), arg(wanted as i32)]);
                 Ok(rows.first(|row| (row.text(0).unwrap_or_default(), row.get::<i32>(1).unwrap_or(0))))
             });
             dispatcher::release_locks();
+            job.most = if begun.elapsed() > LONGEST { wanted / 2.0 } else { job.rate.min(job.most * 1.5) }.max(FEWEST);
             if begun.elapsed() > INTERVAL {
                 job.rest_until = Instant::now() + SHARE * begun.elapsed();
             }

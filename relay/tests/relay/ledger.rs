@@ -27,13 +27,14 @@ fn most_lost() -> usize {
     usize::try_from(size().0 / 2_500).unwrap()
 }
 
-/// Enqueues messages while relays are started and killed, until all have been relayed. Returns how many were killed.
+/// Enqueues messages while relays are started and killed, and waits until all have been relayed. Returns how many relays
+/// were killed, and how many answers were lost.
 async fn relay_under_fire(db: &Database, config: &Config, random: &mut Random, lossy: &Lossy) -> (usize, usize) {
     let (messages, keys) = size();
     let client = outbox_harness::connect(db.dsn()).await.unwrap();
-    let producer = tokio::spawn(async move {
-        for start in (1..=messages).step_by(200) {
-            let end = (start + 199).min(messages);
+    let enqueue = async |first: i64, last: i64| {
+        for start in (first..=last).step_by(100) {
+            let end = (start + 99).min(last);
             client
                 .execute(
                     "select outbox.enqueue('order.created', jsonb_build_object('n', n), key => 'k' || n % $3)
@@ -43,27 +44,28 @@ async fn relay_under_fire(db: &Database, config: &Config, random: &mut Random, l
                 .await
                 .unwrap();
         }
-    });
+    };
     let position = async || {
         let cursor = "select coalesce(max(position), 0) from outbox.cursor where consumer = 'relay:orders'";
         db.one(cursor).await.parse::<i64>().unwrap()
     };
-    let (mut killed, mut before) = (0, 0);
-    while before < messages && killed < 40 {
-        let relay = config.run();
-        wait_until("the relay has moved its cursor", PATIENCE, async || position().await > before).await;
-        tokio::time::sleep(Duration::from_millis(random.below(150))).await;
-        drop(relay);
-        before = position().await;
-        killed += 1;
+    // Each relay has messages of its own, so that a fast one does not relay what was meant for the others.
+    let killed = (messages / 500).clamp(2, 40);
+    for n in 0..killed {
+        let (relay, before) = (config.run(), position().await);
+        let relayed = async {
+            wait_until("the relay has moved its cursor", PATIENCE, async || position().await > before).await;
+            tokio::time::sleep(Duration::from_millis(random.below(150))).await;
+            drop(relay);
+        };
+        tokio::join!(enqueue(messages * n / killed + 1, messages * (n + 1) / killed), relayed);
     }
-    producer.await.unwrap();
     let lost = lossy.mend();
     let relay = config.run();
     wait_until_relayed(db, messages).await;
     assert_eq!(relay.terminate().await, 0);
     eprintln!("{messages} messages, {keys} keys, {killed} relays killed, {lost} answers lost");
-    (killed, lost)
+    (usize::try_from(killed).unwrap(), lost)
 }
 
 /// Returns the messages of the feed, in order.
@@ -102,7 +104,7 @@ async fn kafka_has_every_key_in_order_whatever_is_killed_or_lost() {
     let relay = format!("topic = \"orders\"\nbatch = {BATCH}");
     let config = Config::new(&db, &relay, &format!("kind = \"kafka\"\nbrokers = \"127.0.0.1:{}\"", lossy.port));
     let (killed, lost) = relay_under_fire(&db, &config, &mut random, &lossy).await;
-    assert!(killed > 2 && lost > 0, "{killed} killed, {lost} lost");
+    assert!(lost > 0, "no answer was lost");
     let records = kafka::stored(&broker, "read_committed").await;
     let total = records.len();
     let consumed: Vec<Line> =
@@ -121,8 +123,8 @@ async fn jetstream_has_every_message_once_whatever_is_killed_or_lost() {
     let relay = format!("topic = \"shop.{{topic}}\"\nbatch = {BATCH}");
     let sink = format!("kind = \"nats\"\nurl = \"nats://127.0.0.1:{}\"\nstream = \"ORDERS\"", lossy.port);
     let config = Config::new(&db, &relay, &sink);
-    let (killed, lost) = relay_under_fire(&db, &config, &mut random, &lossy).await;
-    assert!(killed > 2 && lost > 0, "{killed} killed, {lost} lost");
+    let (_, lost) = relay_under_fire(&db, &config, &mut random, &lossy).await;
+    assert!(lost > 0, "no answer was lost");
     let line = |message: &async_nats::Message| {
         let body: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
         let key = message.headers.as_ref().unwrap().get("outbox-key").unwrap().to_string();

@@ -38,7 +38,7 @@ pub(crate) enum Protocol {
     Nats,
 }
 
-/// A proxy that loses one acknowledgement in 20, up to a number of them.
+/// A proxy that loses one acknowledgement in 20, at least one of the first 20, up to a number of them.
 #[derive(Debug)]
 pub(crate) struct Lossy {
     pub(crate) port: u16,
@@ -62,6 +62,8 @@ struct Way {
     random: Mutex<Random>,
     /// The ports of the broker and of the proxy.
     ports: (u16, u16),
+    /// How many acknowledgements came from the broker.
+    acknowledgements: AtomicUsize,
     lost: Arc<AtomicUsize>,
     whole: Arc<AtomicBool>,
 }
@@ -73,7 +75,9 @@ impl Lossy {
         let (lost, whole) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let random = Mutex::new(random.clone());
         let ports = (broker, port);
-        let way = Arc::new(Way { protocol, most, random, ports, lost: lost.clone(), whole: whole.clone() });
+        let acknowledgements = AtomicUsize::new(0);
+        let way =
+            Arc::new(Way { protocol, most, random, ports, acknowledgements, lost: lost.clone(), whole: whole.clone() });
         let task = tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
                 let way = way.clone();
@@ -123,12 +127,7 @@ impl Way {
                     .is_some_and(|number| awaited.lock().unwrap_or_else(PoisonError::into_inner).remove(number)),
                 Protocol::Nats => data.windows(6).any(|window| window == b"\"seq\":"),
             };
-            let is_unlucky = self.random.lock().unwrap_or_else(PoisonError::into_inner).below(20) == 0;
-            if is_acknowledgement
-                && is_unlucky
-                && self.lost.load(Ordering::Acquire) < self.most
-                && !self.whole.load(Ordering::Acquire)
-            {
+            if is_acknowledgement && self.is_unlucky() {
                 self.lost.fetch_add(1, Ordering::AcqRel);
                 return Ok(());
             }
@@ -142,6 +141,15 @@ impl Way {
             }
             to.write_all(&data).await?;
         }
+    }
+
+    /// Whether an acknowledgement is lost.
+    fn is_unlucky(&self) -> bool {
+        let number = self.acknowledgements.fetch_add(1, Ordering::AcqRel) + 1;
+        let lost = self.lost.load(Ordering::Acquire);
+        let is_due = number == 20 && lost == 0;
+        let is_unlucky = is_due || self.random.lock().unwrap_or_else(PoisonError::into_inner).below(20) == 0;
+        is_unlucky && lost < self.most && !self.whole.load(Ordering::Acquire)
     }
 
     /// Reads a whole frame of Kafka, or some bytes of NATS.

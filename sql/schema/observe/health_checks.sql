@@ -414,12 +414,15 @@ as $$
 declare
     found record;
 begin
-    select s.name, count(*) as n, sum(count(*)) over () as total into found
-    from outbox.dead_letter l
-    left join outbox.subscription s on s.id = l.subscription_id
-    where l.resolution = 'open'
-    group by s.name
-    order by 2 desc limit 1;
+    select s.name, l.n, l.total into found
+    from (
+        select l.subscription_id, count(*) as n, sum(count(*)) over () as total
+        from outbox.dead_letter l
+        where l.resolution = 'open'
+        group by l.subscription_id
+        order by n desc limit 1
+    ) l
+    left join outbox.subscription s on s.id = l.subscription_id;
     if found.n > 0 then
         state := 'warning';
         culprit := format('%s open, %s of them of subscription "%s"', found.total, found.n, found.name);

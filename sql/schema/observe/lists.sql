@@ -251,10 +251,15 @@ begin atomic
         union all
         select l.state, count(*)
         from outbox.dead_letter l
-        where l.resolution <> 'requeued' and (count_by_state.tenant is null or exists (
+        where l.resolution <> 'requeued' and count_by_state.tenant is null
+        group by l.state
+        union all
+        select l.state, count(*)
+        from outbox.dead_letter l
+        where l.resolution <> 'requeued' and count_by_state.tenant is not null and exists (
             select from outbox.message m
             where m.segment = l.message_segment and m.id = l.message_id and m.tenant = count_by_state.tenant
-        ))
+        )
         group by l.state
         union all
         select t.outcome, sum(t.deliveries)

@@ -82,9 +82,11 @@ begin atomic
         coalesce(extract(epoch from clock_timestamp() - k.error_since), 0)
     from cursors k
     union all
-    select 'outbox_dead_letters_open', jsonb_build_object('subscription', s.name), count(*)
-    from outbox.dead_letter l left join outbox.subscription s on s.id = l.subscription_id
-    where l.resolution = 'open'
+    select 'outbox_dead_letters_open', jsonb_build_object('subscription', s.name), sum(l.n)
+    from (
+        select l.subscription_id, count(*) as n from outbox.dead_letter l where l.resolution = 'open' group by 1
+    ) l
+    left join outbox.subscription s on s.id = l.subscription_id
     group by s.name
     union all
     select m.name, m.labels, m.value from outbox_internal.relay_metrics() m

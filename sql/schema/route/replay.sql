@@ -75,7 +75,7 @@ comment on function outbox.replay is
 -- API: private
 -- Begins a step of a replay: locks the replay, and ends it if its subscription has ended or all its rows are delivered.
 -- state: running: the step goes on; otherwise the step ends with this state. job: the replay. target: its subscription.
--- allowance: lowered so that at most 1000 rows wait. Called with the settings of _replay_step.
+-- allowance: lowered so that at most 1000 rows wait. Called with the settings of replay_step.
 create function outbox_internal.replay_begin(
     replay_id bigint,
     inout allowance int,
@@ -119,14 +119,86 @@ end
 $$;
 
 -- API: private
+-- The entries of the feed after one position and up to another one, in order. `segments` has the leaves in which the message
+-- may be. The planner puts the function into the statement that calls it, so that the statement reads no more than it needs.
+create function outbox_internal.feed_entries(after bigint, upto bigint)
+returns table (place bigint, message_id bigint, segments smallint[])
+language sql stable
+begin atomic
+    select f.first_position + i.ord - 1, i.id,
+        array[f.message_segment, case when f.segment = -2 then -2 else f.message_segment end]::smallint[]
+    from (
+        select * from outbox.feed f
+        where f.first_position >= coalesce((
+                select p.first_position from outbox.feed p
+                where p.first_position <= feed_entries.after + 1
+                order by p.first_position desc limit 1
+            ), 0)
+            and f.first_position <= feed_entries.upto
+        order by f.first_position
+    ) f
+    cross join lateral unnest(f.message_ids) with ordinality i(id, ord)
+    where f.first_position + i.ord - 1 > feed_entries.after and f.first_position + i.ord - 1 <= feed_entries.upto;
+end;
+
+-- API: private
+-- Calls the transform of a replay's subscription for messages that are not erased, in order, and records the decisions about
+-- those that have no payload then. payloads: of each message, null: there is none; upto: the number of messages that were
+-- looked at. Transforms get no more time in a step than one call may take; the next step goes on.
+create function outbox_internal.replay_transform(
+    replay_id bigint,
+    target outbox.subscription,
+    places bigint[],
+    ids bigint[],
+    segments smallint[],
+    erased text[],
+    out payloads jsonb[],
+    out upto int
+)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    own outbox.message;
+    transformed record;
+    until timestamptz := clock_timestamp() + current_setting('pg_outbox.transform_timeout')::interval;
+begin
+    upto := 0;
+    payloads := array_fill(null::jsonb, array[cardinality(places)]);
+    for i in 1 .. cardinality(places) loop
+        upto := i;
+        continue when erased[i] is not null;
+        select * into own from outbox.message m where m.segment = segments[i] and m.id = ids[i];
+        select * into transformed from outbox_internal.transform_one(target, places[i], own);
+        payloads[i] := transformed.payload;
+        if transformed.error is not null or transformed.filtered then
+            perform outbox_internal.record_decisions(array[0::bigint], array[target.id], array[places[i]], array[ids[i]],
+                array[segments[i]],
+                array[case when transformed.filtered then 'skipped' else 'dead' end],
+                array[case when transformed.filtered then 'filtered' else 'transform_failed' end], array[transformed.error],
+                replay_id);
+        end if;
+        exit when clock_timestamp() > until;
+    end loop;
+end
+$$;
+
+-- API: private
 -- Makes up to `allowance` rows of a replay. state: the replay's state after the step; gone: it has ended, or another session
--- works on it; waiting: 1000 of its rows are not delivered yet. made: number of rows.
+-- works on it; waiting: as many of its rows as may wait are not delivered yet. made: number of rows.
 --
--- The loop over the messages is in one piece. A step reads up to 1000 messages, and a function that tests a message, or
--- makes a row of it, would be called with the whole message for each of them.
+-- One statement finds the messages. It stops at the last one that is wanted, so that a slow filter is asked for no message
+-- in vain. With nested loops, it keeps the order of the feed. A cancelled message is not delivered any more. An erased
+-- message is not delivered either, but the attempt log has an entry for it.
 create function outbox_internal.replay_step(replay_id bigint, allowance int, out state text, out made int)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
 #variable_conflict use_variable
 declare
@@ -134,16 +206,10 @@ declare
     begun record;
     job outbox.replay;
     target outbox.subscription;
-    candidate record;
+    found record;
+    payloads jsonb[];
+    upto int;
     last_seen bigint;
-    seen int := 0;
-    stopped boolean := false;
-    ordering_key text;
-    call_off text;
-    own outbox.message;
-    transformed record;
-    -- Transforms get no more time in a step than one call may take; the next step goes on.
-    until timestamptz := clock_timestamp() + current_setting('pg_outbox.transform_timeout')::interval;
 begin
     made := 0;
     begun := outbox_internal.replay_begin(replay_id, allowance);
@@ -151,93 +217,82 @@ begin
     if state <> 'running' then
         return;
     end if;
-    allowance := begun.allowance;
     job := begun.job;
     target := begun.target;
 
-    last_seen := job.position;
-    for candidate in
-        select f.first_position + i.o - 1 as place, m.*, v.topics, v.filter, v.active, v.source,
-            case when m.segment = -2 then outbox.category(m.key) else m.aggregate_type end as its_type,
-            case when m.segment = -2 then outbox.stream_key(m.key) else m.aggregate_id end as its_id
-        from (
-            select * from outbox.feed f
-            where f.first_position >= coalesce((
-                    select p.first_position from outbox.feed p
-                    where p.first_position <= job.position + 1
-                    order by p.first_position desc limit 1
-                ), 0)
-                and f.first_position <= job.to_position
-            order by f.first_position
-        ) f
-        cross join lateral unnest(f.message_ids) with ordinality i(id, o)
-        left join outbox.message m
-            on m.segment in (f.message_segment, case when f.segment = -2 then -2 else f.message_segment end) and m.id = i.id
-        left join lateral (
+    select coalesce(array_agg(c.place), '{}') as places, array_agg(c.id) as ids, array_agg(c.segment) as segments,
+        array_agg(c.key) as keys, array_agg(c.priority) as priorities, array_agg(c.max_attempts) as budgets,
+        array_agg(c.erased) as erased
+    into found
+    from (
+        select c.place, m.id, m.segment, m.key, m.priority, m.max_attempts, e.reason as erased
+        from (select * from outbox_internal.feed_entries(job.position, job.to_position) limit scanned) c
+        join outbox.message m on m.segment = any (c.segments) and m.id = c.message_id
+        join lateral (
             select o.topics, o.filter, o.active, o.source from outbox.subscription_version o
             where o.subscription_id = target.id and o.position is not null
-                and coalesce(o.starts_after, o.position) < f.first_position + i.o - 1
+                and coalesce(o.starts_after, o.position) < c.place
             order by o.version desc limit 1
-        ) v on true
-        where f.first_position + i.o - 1 > job.position and f.first_position + i.o - 1 <= job.to_position
-        limit scanned
-    loop
-        last_seen := candidate.place;
-        seen := seen + 1;
-        -- A cancelled message is not delivered any more. An erased message is not delivered either, but the attempt log has
-        -- an entry for it.
-        continue when candidate.id is null or candidate.active is not true
-            or candidate.source <> 'all' and (candidate.source = 'events') <> (candidate.segment = -2)
-            or exists (select from outbox.cancelled c where c.message_id = candidate.id)
-                and outbox_internal.erased_because(candidate.id) is null
-            or not outbox_internal.matches(candidate.topics, candidate.filter - 'payload', candidate.topic, candidate.tenant,
-                candidate.key, candidate.its_type, candidate.its_id, candidate.headers)
-            or not outbox_internal.matches(null, job.filter - 'payload', candidate.topic, candidate.tenant, candidate.key,
-                candidate.its_type, candidate.its_id, candidate.headers)
-            or candidate.filter ? 'payload'
-                and not outbox_internal.path_holds(candidate.payload, (candidate.filter ->> 'payload')::jsonpath)
-            or job.filter ? 'payload'
-                and not outbox_internal.path_holds(candidate.payload, (job.filter ->> 'payload')::jsonpath);
-        call_off := outbox_internal.erased_because(candidate.id);
-        if call_off is not null then
-            insert into outbox.attempt (segment, position, message_id, started_at, finished_at, run, subscription_id,
-                attempt, outcome, error)
-            values (outbox_internal.current_leaf('attempt'), candidate.place, candidate.id, clock_timestamp(), clock_timestamp(),
-                replay_id, target.id, 0, 'skipped', call_off);
-            continue;
-        end if;
-        if target.transform is not null then
-            select * into own from outbox.message m where m.segment = candidate.segment and m.id = candidate.id;
-        end if;
-        select * into transformed from outbox_internal.transform_one(target, candidate.place, own);
-        if transformed.error is not null or transformed.filtered then
-            perform outbox_internal.record_decisions(array[0::bigint], array[target.id], array[candidate.place],
-                array[candidate.id], array[candidate.segment],
-                array[case when transformed.filtered then 'skipped' else 'dead' end],
-                array[case when transformed.filtered then 'filtered' else 'transform_failed' end], array[transformed.error],
-                replay_id);
-            stopped := clock_timestamp() > until;
-            exit when stopped;
-            continue;
-        end if;
-        ordering_key := case target.ordering when 'key' then candidate.key when 'strict' then '' end;
-        insert into outbox.delivery (subscription_id, position, message_id, message_segment, pull, state, priority, due_at,
-            max_attempts, key, blocked, run, new_id, payload)
-        select target.id, candidate.place, candidate.id, candidate.segment, target.endpoint_id is null, 'pending',
-            candidate.priority, clock_timestamp(), candidate.max_attempts, ordering_key,
-            ordering_key is not null and exists (
-                select from outbox.delivery d where d.subscription_id = target.id and d.key = ordering_key
-            ),
-            replay_id, job.new_ids, transformed.payload
-        on conflict (subscription_id, position, run) do nothing;
-        perform outbox_internal.lower_claim_hint(target.id, candidate.priority, clock_timestamp() - interval '1 s');
-        made := made + 1;
-        stopped := made >= allowance or target.transform is not null and clock_timestamp() > until;
-        exit when stopped;
-    end loop;
-    if not stopped and seen < scanned then
-        last_seen := job.to_position;
+        ) v on v.active and (v.source = 'all' or (v.source = 'events') = (m.segment = -2))
+        cross join lateral (
+            select case when m.segment = -2 then outbox.category(m.key) else m.aggregate_type end as aggregate_type,
+                case when m.segment = -2 then outbox.stream_key(m.key) else m.aggregate_id end as aggregate_id
+        ) its
+        left join outbox.cancelled e on e.message_id = m.id
+        where (e.message_id is null or e.reason like 'erased: %')
+            and outbox_internal.matches(v.topics, v.filter - 'payload', m.topic, m.tenant, m.key, its.aggregate_type,
+                its.aggregate_id, m.headers)
+            and outbox_internal.matches(null, job.filter - 'payload', m.topic, m.tenant, m.key, its.aggregate_type,
+                its.aggregate_id, m.headers)
+            and case when v.filter ? 'payload'
+                then outbox_internal.path_holds(m.payload, (v.filter ->> 'payload')::jsonpath) else true end
+            and case when job.filter ? 'payload'
+                then outbox_internal.path_holds(m.payload, (job.filter ->> 'payload')::jsonpath) else true end
+        limit begun.allowance
+    ) c;
+    upto := cardinality(found.places);
+    if upto = begun.allowance then
+        last_seen := found.places[upto];
+    else
+        last_seen := coalesce((
+            select f.place from outbox_internal.feed_entries(job.position, job.to_position) f offset scanned - 1 limit 1
+        ), job.to_position);
     end if;
+    if target.transform is not null then
+        select t.payloads, t.upto into payloads, upto
+        from outbox_internal.replay_transform(replay_id, target, found.places, found.ids, found.segments, found.erased) t;
+        if upto < cardinality(found.places) then
+            last_seen := found.places[upto];
+        end if;
+    end if;
+
+    insert into outbox.attempt (segment, position, message_id, started_at, finished_at, run, subscription_id, attempt,
+        outcome, error)
+    select outbox_internal.current_leaf('attempt'), u.place, u.id, clock_timestamp(), clock_timestamp(), replay_id, target.id,
+        0, 'skipped', u.erased
+    from unnest(found.places[:upto], found.ids[:upto], found.erased[:upto]) u(place, id, erased)
+    where u.erased is not null;
+
+    insert into outbox.delivery (subscription_id, position, message_id, message_segment, pull, state, priority, due_at,
+        max_attempts, key, blocked, run, new_id, payload)
+    select target.id, u.place, u.id, u.segment, target.endpoint_id is null, 'pending', u.priority, clock_timestamp(), u.budget,
+        u.ordering_key,
+        u.ordering_key is not null and (
+            row_number() over (partition by u.ordering_key order by u.place) > 1
+            or exists (select from outbox.delivery d where d.subscription_id = target.id and d.key = u.ordering_key)),
+        replay_id, job.new_ids, u.payload
+    from (
+        select u.*, case target.ordering when 'key' then u.key when 'strict' then '' end as ordering_key
+        from unnest(found.places[:upto], found.ids[:upto], found.segments[:upto], found.keys[:upto], found.priorities[:upto],
+                found.budgets[:upto], found.erased[:upto], payloads[:upto])
+            u(place, id, segment, key, priority, budget, erased, payload)
+        where u.erased is null and (target.transform is null or u.payload is not null)
+    ) u
+    on conflict (subscription_id, position, run) do nothing;
+    get diagnostics made = row_count;
+    perform outbox_internal.lower_claim_hint(target.id, u.priority, clock_timestamp() - interval '1 s')
+    from (select distinct priority from unnest(found.priorities[:upto]) u(priority)) u;
+
     if last_seen >= job.to_position then
         state := 'draining';
     end if;
@@ -266,12 +321,6 @@ end;
 create function outbox_internal.replay_inline(subscription_id int) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
 as $$
 #variable_conflict use_variable
 declare

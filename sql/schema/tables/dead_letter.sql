@@ -32,6 +32,13 @@ create index dead_letter_delivery on outbox.dead_letter (delivery_id) where deli
 create index dead_letter_subscription on outbox.dead_letter (subscription_id, id);
 create index dead_letter_open on outbox.dead_letter (id) where resolution = 'open';
 
+-- counts dead letters without reading their rows
+create index dead_letter_count on outbox.dead_letter (resolution, subscription_id, state);
+
+-- messages that nobody can read or record, which health() names
+create index dead_letter_unreadable on outbox.dead_letter (id)
+    where resolution = 'open' and reason in ('unreadable', 'unrecordable');
+
 -- open dead letters that block a key
 create index dead_letter_key on outbox.dead_letter (subscription_id, key) where key is not null and resolution = 'open';
 comment on table outbox.dead_letter is

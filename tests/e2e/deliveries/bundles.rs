@@ -139,6 +139,37 @@ async fn many_at_once_are_claimed_completed_and_logged_as_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_and_messages_side_by_side_are_in_bundles_of_their_own_and_claimed_once() {
+    let db = server().await.database("bundle_events").await.unwrap();
+    db.batch_execute(
+        "select outbox.subscribe('jobs', '{job.#}', source => 'all');
+        begin;
+        select outbox.append_many('job-1', array_fill('job.do'::text, '{150}'), array_fill('{\"n\": 1}'::jsonb, '{150}'));
+        select count(outbox.enqueue('job.do', '{\"n\": 2}')) from generate_series(1, 150);
+        select count(outbox.enqueue('job.do', '{\"n\": 3}')), count(outbox.append('job-2', 'job.do', '{\"n\": 4}'))
+        from generate_series(1, 100);
+        commit",
+    )
+    .await
+    .unwrap();
+    settle(&db).await;
+    assert!(one::<i64>(&db, "select count(*) from outbox._bundle").await > 0);
+    let mut positions = Vec::new();
+    wait_until("all are done", PATIENCE, async || {
+        let claimed = claim(&db, 100).await;
+        assert_eq!(complete(&db, claimed.lease).await, claimed.ids);
+        positions.extend(claimed.positions);
+        positions.len() >= 500
+    })
+    .await;
+    positions.sort_unstable();
+    let all = "select array_agg(r.position order by r.position) from outbox.read(0, 10000, source => 'all') r where r.topic = 'job.do'";
+    assert_eq!(positions, one::<Vec<i64>>(&db, all).await);
+    let logged = "select count(*) from outbox.attempt_log where outcome = 'completed'";
+    assert_eq!(one::<i64>(&db, logged).await, 500);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_asks_for_fewer_has_a_bundle_taken_apart() {
     let db = jobs(server().await, "bundle_few", 200).await;
     let mut positions = Vec::new();

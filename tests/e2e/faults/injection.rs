@@ -6,8 +6,9 @@
 //! it fails or is killed. Between the transactions, while requests are in flight, the receiver kills the dispatcher. The
 //! work for pull subscriptions and for space fails as well.
 //!
-//! Afterwards all committed messages have arrived, no other message has, and the feed has no gap. Without a SIGKILL no
-//! message arrived twice, because the dispatcher retains outcomes that could not be recorded, and records them later.
+//! Every second message is an event of a stream. Afterwards all committed messages have arrived, no other message has, and
+//! the feed has no gap. Without a SIGKILL no message arrived twice, because the dispatcher retains outcomes that could not
+//! be recorded, and records them later.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI32, Ordering};
@@ -125,7 +126,7 @@ async fn work(server: &Server, name: &str, url: &str) {
             "do $$ begin
                 if not exists (select from outbox.endpoint) then
                     perform outbox.create_endpoint('shop', '{url}');
-                    perform outbox.subscribe('orders', '{{order.#}}', 'shop');
+                    perform outbox.subscribe('orders', '{{order.#}}', 'shop', source => 'all');
                 end if;
             end $$"
         ),
@@ -138,11 +139,17 @@ async fn work(server: &Server, name: &str, url: &str) {
             &format!(
                 "do $$ begin
                     if not exists (select from outbox.message where (payload ->> 'n')::int = {part} * 12) then
-                        perform outbox.enqueue('order.created', jsonb_build_object('n', {part} * 12 + n))
-                        from generate_series(0, 11) n;
+                        for n in {part} * 12 .. {part} * 12 + 11 loop
+                            if n % 2 = 0 then
+                                perform outbox.enqueue('order.created', jsonb_build_object('n', n));
+                            else
+                                perform outbox.append('order-' || n % 4, 'order.created', jsonb_build_object('n', n));
+                            end if;
+                        end loop;
                     end if;
                     begin
                         perform outbox.enqueue('order.created', '{{\"n\": 9999}}');
+                        perform outbox.append('order-1', 'order.created', '{{\"n\": 9998}}');
                         raise exception 'rolled back';
                     exception when raise_exception then null;
                     end;

@@ -197,7 +197,9 @@ async fn an_endpoint_that_is_enabled_again_gets_what_has_failed_at_once() {
 async fn a_shortage_of_descriptors_blames_no_receiver() {
     let receiver = Receiver::start().unwrap();
     receiver.on("/hook", |_, _| Reply::status(200).after(Duration::from_millis(500)));
-    let db = server().await.database("descriptors").await.unwrap();
+    let settings = [("pg_outbox.poll_interval", "1s"), ("pg_outbox.retention_interval", "1h")];
+    let server = Server::start(&settings).await.unwrap();
+    let db = server.database("descriptors").await.unwrap();
     for n in 0..40 {
         db.batch_execute(&format!(
             "select outbox.create_endpoint('e{n}', '{}'); select outbox.subscribe('s{n}', '{{order.#}}', 'e{n}')",
@@ -214,15 +216,20 @@ async fn a_shortage_of_descriptors_blames_no_receiver() {
     // A reload closes idle connections.
     db.batch_execute("select pg_reload_conf()").await.unwrap();
     wait_until("connections are closed", PATIENCE, async || used() + 30 <= before).await;
-    // Enough for the files of tables that the dispatcher has not opened yet, and less than the connections to 40 endpoints.
+    // Less than the connections to 40 endpoints.
     let limit = format!("--nofile={0}:{0}", used() + 20);
     let set = postgres::command_as_server_user("prlimit").args(["--pid", &pid.to_string(), &limit]).status().unwrap();
     assert!(set.success());
+    // Maintenance opens the files of many tables, which PostgreSQL keeps open as long as it has descriptors.
+    db.batch_execute("alter system set pg_outbox.retention_interval = '1s'").await.unwrap();
+    let room = used();
+    db.batch_execute("select pg_reload_conf()").await.unwrap();
+    wait_until("files take the descriptors", PATIENCE, async || used() > room + 10).await;
     for n in 2..=4 {
         enqueue(&db, n).await;
     }
     let all = "select count(*) from outbox.attempt where outcome = 'completed'";
-    wait_until("all have all", 3 * PATIENCE, async || one::<i64>(&db, all).await == 160).await;
+    wait_until("all have all", 2 * PATIENCE, async || one::<i64>(&db, all).await == 160).await;
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.attempt where outcome <> 'completed'").await, 0);
     assert_eq!(one::<i64>(&db, "select count(*) from outbox.endpoint_status where breaker <> 'closed'").await, 0);
     until(

@@ -84,6 +84,19 @@ async fn history_is_delivered_once_although_the_server_crashes() {
     assert_eq!(at(&receiver, "e"), (1..=502).collect::<Vec<_>>());
 }
 
+/// Nothing matches, so there is nothing to record but the progress.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_subscription_that_has_caught_up_with_a_long_history_says_so() {
+    let db = shop("caught_up", &Receiver::start().unwrap(), &[]).await;
+    enqueue(&db, 1, 50_000).await;
+    settle(&db).await;
+    run(&db, "select outbox.subscribe('rare', '{rare.#}', start => 'earliest')").await;
+    wait_until("the lag is none", PATIENCE, async || {
+        one::<Option<i64>>(&db, "select lag_positions from outbox.subscription_status").await == Some(0)
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_subscription_matches_anew_behind_the_change() {
     let receiver = Receiver::start().unwrap();

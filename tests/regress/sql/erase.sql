@@ -41,3 +41,12 @@ select state, made from outbox_internal.replay_step(1, 100);
 select message_id = :id as this, outcome, attempt, error from outbox.attempt where run = 1;
 select m.payload from outbox.delivery d join outbox.message m on m.id = d.message_id where d.run = 1;
 select outbox.resend(:id, 's');
+-- Of the messages of a step, each has what its transform has made of it.
+create schema app;
+create function app.shout(message outbox.feed_message) returns jsonb language sql immutable
+return jsonb_build_object('name', upper(message.payload ->> 'name'));
+select outbox.subscribe('loud', '{person.#}', 'e', transform => 'app.shout(outbox.feed_message)', start => 'earliest') is not null;
+select outbox.tick() > :head as more;
+select outbox.replay('loud') as replay \gset
+select state, made from outbox_internal.replay_step(:replay, 100);
+select d.payload, m.payload from outbox.delivery d join outbox.message m on m.id = d.message_id where d.run = :replay;

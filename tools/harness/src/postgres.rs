@@ -6,6 +6,8 @@
 //! A server ends with the process that started it, regardless of how that process ends. A supervising shell waits on a
 //! pipe that only this process holds open.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -413,9 +415,18 @@ pub fn own(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Returns a port that was free a moment ago.
+/// Returns a port that was free a moment ago. It lies below the ports that Linux gives to outgoing connections, one of which
+/// could take it before a server does.
 pub fn free_port() -> io::Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+    loop {
+        let random = RandomState::new().build_hasher().finish();
+        let port = 10_000 + u16::try_from(random % 20_000).unwrap_or_default();
+        match std::net::TcpListener::bind(("127.0.0.1", port)) {
+            Ok(_) => return Ok(port),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 fn random_password() -> Result<String> {

@@ -19,6 +19,8 @@ const NONCE_LENGTH = 12;
 const TAG_LENGTH = 16;
 const MAX_DEPTH = 16;
 const PREFIX = 'v1.';
+const ALGORITHM = 'aes-256-gcm';
+const TAG = { authTagLength: TAG_LENGTH };
 const FIELD = 'pg_outbox.field.v1';
 const KEY = 'pg_outbox.key.v1';
 
@@ -31,18 +33,33 @@ export interface Place {
 /** Returns the nonce of the next encryption. */
 export type Nonces = () => Uint8Array;
 
-/** Random bytes for the next nonces. One call for many is four times as fast. */
-let drawn = Buffer.alloc(0);
-let used = 0;
+/** Random bytes that come from one call for many, which is some times as fast as a call for each. */
+class Random {
+    #drawn = Buffer.alloc(0);
+    #used = 0;
 
-const random: Nonces = () => {
-    if (used === drawn.length) {
-        drawn = randomBytes(NONCE_LENGTH * 256);
-        used = 0;
+    /** Returns the next bytes, which are in memory together with those of other calls. */
+    next(length: number): Buffer {
+        if (this.#used + length > this.#drawn.length) {
+            this.#drawn = randomBytes(length * 256);
+            this.#used = 0;
+        }
+        this.#used += length;
+        return this.#drawn.subarray(this.#used - length, this.#used);
     }
-    used += NONCE_LENGTH;
-    return drawn.subarray(used - NONCE_LENGTH, used);
-};
+}
+
+const nonceBytes = new Random();
+const keyBytes = new Random();
+const random: Nonces = () => nonceBytes.next(NONCE_LENGTH);
+
+/** Returns a new data key, in memory of its own. */
+export function newKey(): Uint8Array {
+    const drawn = keyBytes.next(KEY_LENGTH);
+    const key = new Uint8Array(drawn);
+    drawn.fill(0);
+    return key;
+}
 
 /** Throws if a key has not 32 bytes. */
 export function checkKey(key: Uint8Array): void {
@@ -53,18 +70,21 @@ export function checkKey(key: Uint8Array): void {
     });
 }
 
-function seal(key: Uint8Array, plain: Uint8Array, boundTo: string[], nonce: Uint8Array): Buffer {
+function seal(key: Uint8Array, plain: Uint8Array, bound: string, nonce: Uint8Array): Buffer {
     checkKey(key);
-    const cipher = createCipheriv('aes-256-gcm', key, nonce, { authTagLength: TAG_LENGTH });
-    cipher.setAAD(Buffer.from(boundTo.join('\0')));
-    return Buffer.concat([nonce, cipher.update(plain), cipher.final(), cipher.getAuthTag()]);
+    const cipher = createCipheriv(ALGORITHM, key, nonce, TAG);
+    cipher.setAAD(Buffer.from(bound));
+    const encrypted = cipher.update(plain);
+    // It has no bytes in this mode, but the tag is made here.
+    cipher.final();
+    return Buffer.concat([nonce, encrypted, cipher.getAuthTag()], NONCE_LENGTH + encrypted.length + TAG_LENGTH);
 }
 
-function open(key: Uint8Array, sealed: Buffer, boundTo: string[]): Buffer | undefined {
+function open(key: Uint8Array, sealed: Buffer, bound: string): Buffer | undefined {
     checkKey(key);
     if (sealed.length < NONCE_LENGTH + TAG_LENGTH) return undefined;
-    const decipher = createDecipheriv('aes-256-gcm', key, sealed.subarray(0, NONCE_LENGTH), { authTagLength: TAG_LENGTH });
-    decipher.setAAD(Buffer.from(boundTo.join('\0')));
+    const decipher = createDecipheriv(ALGORITHM, key, sealed.subarray(0, NONCE_LENGTH), TAG);
+    decipher.setAAD(Buffer.from(bound));
     decipher.setAuthTag(sealed.subarray(-TAG_LENGTH));
     try {
         return Buffer.concat([decipher.update(sealed.subarray(NONCE_LENGTH, -TAG_LENGTH)), decipher.final()]);
@@ -76,12 +96,12 @@ function open(key: Uint8Array, sealed: Buffer, boundTo: string[]): Buffer | unde
 /** Encrypts a data key with a master key of this name. */
 export function wrapKey(master: Uint8Array, masterKey: string, dataKey: Uint8Array, nonces: Nonces = random): Buffer {
     checkKey(dataKey);
-    return seal(master, dataKey, [KEY, masterKey], nonces());
+    return seal(master, dataKey, `${KEY}\0${masterKey}`, nonces());
 }
 
 /** Decrypts a data key that {@link wrapKey} has encrypted. */
 export function unwrapKey(master: Uint8Array, masterKey: string, wrapped: Uint8Array): Buffer {
-    const key = open(master, Buffer.from(wrapped), [KEY, masterKey]);
+    const key = open(master, Buffer.from(wrapped), `${KEY}\0${masterKey}`);
     if (key?.length === KEY_LENGTH) return key;
     throw new EncryptionError('the wrapped key cannot be decrypted', '22023', {
         hint: 'It was encrypted with another master key, under another name, or it is damaged.',
@@ -91,7 +111,7 @@ export function unwrapKey(master: Uint8Array, masterKey: string, wrapped: Uint8A
 const shown = (path: string): string => JSON.stringify([...path].slice(0, 64).join('')).slice(1, -1);
 
 /** Throws for an empty name, more than 16 names, or a path that is, or leads into, another one. */
-export function checkPaths(paths: readonly string[]): void {
+function checkPaths(paths: readonly string[]): void {
     paths.forEach((path, i) => {
         const names = path.split('.');
         const others = paths.slice(0, i);
@@ -108,28 +128,48 @@ export function checkPaths(paths: readonly string[]): void {
     });
 }
 
-/** Returns the object that has the last name of a path, and that name. Undefined: the data has no such field. */
-function find(data: unknown, path: string): { of: Record<string, unknown>; name: string } | undefined {
-    const names = path.split('.');
-    const name = names.pop()!;
-    const has = (value: unknown, key: string): value is Record<string, unknown> =>
-        typeof value === 'object' && value !== null && !Array.isArray(value) && Object.hasOwn(value, key);
-    let of = data;
-    for (const step of names) {
-        if (!has(of, step)) return undefined;
-        of = of[step];
-    }
-    return has(of, name) ? { of, name } : undefined;
+/** A path that was checked, with its names. */
+export interface Path {
+    readonly path: string;
+    readonly names: readonly string[];
 }
 
-/** Returns those of the paths that lead to a field of the data. */
-export const presentFields = (data: unknown, paths: readonly string[]): string[] => paths.filter((path) => find(data, path) !== undefined);
+/** Checks paths, and splits them into names. */
+export function parsePaths(paths: readonly string[]): Path[] {
+    checkPaths(paths);
+    return paths.map((path) => ({ path, names: path.split('.') }));
+}
+
+/** A field: the object that has it, and its name there. */
+interface Field {
+    of: Record<string, unknown>;
+    name: string;
+}
+
+function has(value: unknown, key: string): value is Record<string, unknown> {
+    return typeof value === 'object' && value !== null && !Array.isArray(value) && Object.hasOwn(value, key);
+}
+
+/** Returns the field that a path leads to. Undefined: the data has no such field. */
+function find(data: unknown, { names }: Path): Field | undefined {
+    const last = names.length - 1;
+    let of = data;
+    for (let i = 0; i < last; i += 1) {
+        if (!has(of, names[i]!)) return undefined;
+        of = of[names[i]!];
+    }
+    return has(of, names[last]!) ? { of, name: names[last]! } : undefined;
+}
+
+/** Returns whether one of the paths leads to a field of the data. */
+export const hasField = (data: unknown, paths: readonly Path[]): boolean => paths.some((path) => find(data, path) !== undefined);
 
 /** Returns the JSON of a field. A value that would come back as another one, like bytes, a date or undefined, is refused. */
 function plaintext(value: unknown, path: string): Buffer {
     try {
         const text = JSON.stringify(value);
-        if (isDeepStrictEqual(JSON.parse(text), value)) return Buffer.from(text);
+        // A text comes back as it was, so it need not be compared.
+        if (typeof value === 'string' || isDeepStrictEqual(JSON.parse(text), value)) return Buffer.from(text);
     } catch {
         // It is refused below, without the error, which may quote the value.
     }
@@ -139,26 +179,36 @@ function plaintext(value: unknown, path: string): Buffer {
     });
 }
 
-/** Encrypts those of the fields that are there, in place, and returns their paths. */
-export function encryptFields(key: Uint8Array, data: unknown, { stream, type }: Place, paths: readonly string[], nonces: Nonces = random): string[] {
-    checkPaths(paths);
-    const present = presentFields(data, paths);
-    const texts = present.map((path) => plaintext(find(data, path)!.of[find(data, path)!.name], path));
-    for (const [i, path] of present.entries()) {
-        const field = find(data, path)!;
-        const sealed = seal(key, texts[i]!, [FIELD, stream, type, path], nonces());
-        field.of[field.name] = PREFIX + sealed.toString('base64').replace(/=+$/, '');
-    }
-    return present;
+/** Returns base64 without padding. */
+function base64(bytes: Buffer): string {
+    const padded = bytes.toString('base64');
+    return padded.slice(0, padded.length - ((3 - (bytes.length % 3)) % 3));
 }
 
-function decrypted(key: Uint8Array, value: unknown, boundTo: string[]): { value: unknown } | undefined {
+/** Returns what the fields of an event are bound to, but for their paths. */
+const boundTo = ({ stream, type }: Place): string => `${FIELD}\0${stream}\0${type}\0`;
+
+/** Encrypts those of the fields that are there, in place, and returns their paths. A field that is refused leaves all as they are. */
+export function encryptFields(key: Uint8Array, data: unknown, place: Place, paths: readonly Path[], nonces: Nonces = random): string[] {
+    const fields: (Field & { path: string; plain: Buffer })[] = [];
+    for (const path of paths) {
+        const field = find(data, path);
+        if (field !== undefined) fields.push({ of: field.of, name: field.name, path: path.path, plain: plaintext(field.of[field.name], path.path) });
+    }
+    const bound = boundTo(place);
+    return fields.map(({ of, name, path, plain }) => {
+        of[name] = PREFIX + base64(seal(key, plain, bound + path, nonces()));
+        return path;
+    });
+}
+
+function decrypted(key: Uint8Array, value: unknown, bound: string): { value: unknown } | undefined {
     if (typeof value !== 'string' || !value.startsWith(PREFIX)) return undefined;
-    const base64 = value.slice(PREFIX.length);
-    const sealed = Buffer.from(base64, 'base64');
+    const encoded = value.slice(PREFIX.length);
+    const sealed = Buffer.from(encoded, 'base64');
     // Node passes over characters that are not of base64.
-    if (sealed.toString('base64').replace(/=+$/, '') !== base64) return undefined;
-    const plain = open(key, sealed, boundTo);
+    if (base64(sealed) !== encoded) return undefined;
+    const plain = open(key, sealed, bound);
     if (plain === undefined) return undefined;
     try {
         return { value: JSON.parse(plain.toString('utf8')) };
@@ -168,16 +218,16 @@ function decrypted(key: Uint8Array, value: unknown, boundTo: string[]): { value:
 }
 
 /** Decrypts the fields in place: all, or none if one cannot be decrypted. A field that is no longer there is passed over. */
-export function decryptFields(key: Uint8Array, data: unknown, { stream, type }: Place, paths: readonly string[]): void {
-    checkPaths(paths);
+export function decryptFields(key: Uint8Array, data: unknown, place: Place, paths: readonly Path[]): void {
+    const bound = boundTo(place);
     const opened: (() => void)[] = [];
     for (const path of paths) {
         const field = find(data, path);
         if (field === undefined) continue;
-        const plain = decrypted(key, field.of[field.name], [FIELD, stream, type, path]);
+        const plain = decrypted(key, field.of[field.name], bound + path.path);
         if (plain === undefined) {
             throw new EncryptionError('a field cannot be decrypted', '22023', {
-                detail: `Field: ${shown(path)}.`,
+                detail: `Field: ${shown(path.path)}.`,
                 hint: 'It was encrypted with another key, for another stream or event type, or it is damaged.',
             });
         }
@@ -189,7 +239,7 @@ export function decryptFields(key: Uint8Array, data: unknown, { stream, type }: 
 /** Sets the fields to null, in place. */
 export function emptyFields(data: unknown, paths: readonly string[]): void {
     for (const path of paths) {
-        const field = find(data, path);
+        const field = find(data, { path, names: path.split('.') });
         if (field !== undefined) field.of[field.name] = null;
     }
 }

@@ -9,7 +9,7 @@
  * only the unwrapping is cached.
  */
 
-import { randomBytes, randomUUID } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 
 import { run, type Executor } from '../client/driver.js';
@@ -17,7 +17,7 @@ import { OutboxError, typed } from '../client/errors.js';
 import { Outbox } from '../client/outbox.js';
 import { argument } from '../client/sql.js';
 import { positive } from '../work/time.js';
-import { checkKey, checkPaths, decryptFields, emptyFields, encryptFields, KEY_LENGTH, presentFields, unwrapKey, wrapKey } from './cipher.js';
+import { checkKey, decryptFields, emptyFields, encryptFields, hasField, KEY_LENGTH, newKey, parsePaths, unwrapKey, wrapKey, type Path } from './cipher.js';
 import { EncryptionError, KeyNotFoundError, KeyRevokedError } from './errors.js';
 
 /** Wraps and unwraps data keys of 32 bytes with master keys that it has by name. */
@@ -137,15 +137,14 @@ export function withoutEncryption(metadata: Record<string, unknown>): Record<str
 /** Encrypts fields of events when they are appended, and decrypts them when they are loaded. */
 export class FieldEncryption {
     readonly #options: EncryptionOptions;
-    readonly #fields: Map<string, readonly string[]>;
+    readonly #fields: Map<string, readonly Path[]>;
     readonly #cacheSize: number;
     /** Unwrapped keys, by the wrapped key. The one that was used last is at the end. */
     readonly #cache = new Map<string, Uint8Array>();
 
     constructor(options: EncryptionOptions) {
         this.#options = options;
-        this.#fields = new Map(Object.entries(options.fields));
-        for (const paths of this.#fields.values()) checkPaths(paths);
+        this.#fields = new Map(Object.entries(options.fields).map(([type, paths]) => [type, parsePaths(paths)]));
         this.#cacheSize = positive(options.cacheSize, 1000, 'cacheSize', true);
     }
 
@@ -181,8 +180,8 @@ export class FieldEncryption {
     async seal(tx: Executor, events: Plain[]): Promise<void> {
         const subjects = new Map<string, { id: string; key: Uint8Array }>();
         for (const event of events) {
-            const paths = presentFields(event.data, this.#fields.get(event.type) ?? []);
-            if (paths.length === 0) continue;
+            const paths = this.#fields.get(event.type) ?? [];
+            if (!hasField(event.data, paths)) continue;
             let key: Uint8Array;
             let entries: Record<string, unknown>;
             if (this.#options.keyPer === 'subject') {
@@ -192,7 +191,7 @@ export class FieldEncryption {
                 key = known.key;
                 entries = { key_id: known.id };
             } else {
-                key = randomBytes(KEY_LENGTH);
+                key = newKey();
                 const master = this.#master(event.tenant);
                 entries = { wrapped_key: Buffer.from(await this.#options.provider.wrap(key, master)).toString('base64'), master_key: master };
             }
@@ -215,7 +214,7 @@ export class FieldEncryption {
         const row = (await outbox.subjectKeys({ subject })).findLast((one) => one.wrappedKey !== null);
         if (row !== undefined) return { id: row.keyId, key: await this.#unwrapped(row.wrappedKey!, row.masterKey) };
         const id = `key_${randomUUID()}`;
-        const key = randomBytes(KEY_LENGTH);
+        const key = newKey();
         const masterKey = this.#master(tenant);
         const wrappedKey = await this.#options.provider.wrap(key, masterKey);
         await outbox.saveSubjectKey({ subject, keyId: id, wrappedKey, masterKey });
@@ -230,7 +229,7 @@ export class FieldEncryption {
         for (const event of locked) {
             const paths = checkedPaths(event);
             try {
-                decryptFields(await this.#key(event.metadata, rows), event.data, event, paths);
+                decryptFields(await this.#key(event.metadata, rows), event.data, event, parsePaths(paths));
             } catch (error) {
                 if (!isUndecryptable(error)) throw typed(error);
                 if (this.#options.onUndecryptable) event.data = await this.#options.onUndecryptable(event, error);

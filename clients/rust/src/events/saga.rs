@@ -60,7 +60,8 @@ pub trait Saga: Serialize + DeserializeOwned + Default + Send + Sync + 'static {
     /// The names of its steps, in order. The first one runs when the saga starts.
     const STEPS: &'static [&'static str] = &[];
 
-    /// Returns whether an event of this type starts a saga, if there is none for its correlation id that has not ended.
+    /// Returns whether an event of this type starts a saga, if there is none for its correlation id that has not ended. An event that
+    /// was erased starts none.
     fn starts_with(event_type: &str) -> bool;
 
     /// Returns the id of the saga that an event belongs to. `None`: it belongs to none.
@@ -400,7 +401,8 @@ async fn handle_event<S: Saga>(
     event: &RecordedEvent,
 ) -> Result<(), BoxError> {
     let Some(correlation) = S::correlation(event) else { return Ok(()) };
-    let starts = S::starts_with(&event.event_type);
+    // An event without content cannot say what the saga would have to do.
+    let starts = !event.is_erased() && S::starts_with(&event.event_type);
     let saga_id = match find(on, S::TYPE, &correlation).await? {
         Some(found) if found.completed_at.is_none() => found.saga_id,
         Some(ended) => {

@@ -125,6 +125,7 @@ impl ReaderBuilder {
     pub(crate) async fn run(self, shutdown: impl Future<Output = ()>, mut step: impl Step) -> Result<()> {
         consumer(&self)?;
         let mut reader = self.build();
+        reader.reads_ahead = true;
         let mut shutdown = pin!(shutdown);
         let mut backoff = Backoff::default();
         let mut singly = false;

@@ -10,6 +10,7 @@
 //!   of a reader of rare topics therefore does not fall behind.
 
 mod apply;
+mod fetch;
 mod health;
 mod stream;
 
@@ -21,17 +22,17 @@ use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::Client;
-use tokio_postgres::types::{ToSql, Type};
 
 #[cfg(feature = "events")]
 pub(crate) use self::apply::{Step, Stopped, advance as advance_first, finish, later};
+use self::fetch::{Ahead, read};
 pub use self::health::ReaderHealth;
 pub use self::stream::ReaderStream;
 use crate::call::call;
 use crate::connect::{Listening, Target};
 use crate::driver::{Executor, Statement, text};
 use crate::error::{Error, Kind, Result};
-use crate::message::{Message, Param};
+use crate::message::{Columns, Message, Param};
 use crate::outbox::{Backoff, MAX_WAIT, passes};
 use crate::page::Page;
 
@@ -181,20 +182,14 @@ impl ReaderBuilder {
             epoch: None,
             confirmed: 0,
             buffer: VecDeque::new(),
+            reads_ahead: false,
+            ahead: None,
             unconfirmed: VecDeque::new(),
             passed: None,
             confirmed_passed: None,
         }
     }
 }
-
-/// The events of streams, in the form of messages.
-const EVENTS: &str = "select r.position, r.epoch, r.message_id, r.webhook_id, r.type as topic, r.stream as key, r.data as payload,
-        r.body, r.content_type, r.headers, r.metadata, r.tenant, outbox.category(r.stream) as aggregate_type,
-        outbox.stream_key(r.stream) as aggregate_id, null::text as publisher, r.occurred_at, r.recorded_at as enqueued_at,
-        r.version, r.event_id
-    from outbox.read_events($1, $2, types => $3, filter => $4::jsonb, epoch => $5, categories => $6, tenant => $7, member => $8,
-        members => $9) r";
 
 /// The shortest time between two advances over positions that match nothing, so that a busy feed does not make a reader of a
 /// rare topic write its cursor at each poll.
@@ -208,7 +203,7 @@ const MAX_UNCONFIRMED: usize = 1_000_000;
 pub struct Reader {
     settings: ReaderBuilder,
     page: Page,
-    client: Option<Client>,
+    client: Option<Arc<Client>>,
     wake: Arc<Notify>,
     listening: Listening,
     started: bool,
@@ -218,6 +213,10 @@ pub struct Reader {
     /// The position of the stored cursor. 0 if there is none, even if the reader begins elsewhere.
     confirmed: i64,
     buffer: VecDeque<(Message, Option<i32>)>,
+    /// Whether the next page is read while the messages of this one are applied.
+    reads_ahead: bool,
+    /// The page behind the last one, while that one is applied.
+    ahead: Option<Ahead>,
     /// The position and epoch of each message that was returned and not confirmed, in order.
     unconfirmed: VecDeque<(i64, Option<i32>)>,
     /// The position, with its epoch, up to which nothing else matches.
@@ -327,10 +326,10 @@ impl Reader {
     }
 
     async fn try_fetch(&mut self) -> Result<()> {
-        if self.client.as_ref().is_none_or(Client::is_closed) {
+        if self.client.as_ref().is_none_or(|client| client.is_closed()) {
             let target = &self.settings.target;
             let opened = target.open_listening("outbox_feed", None, self.wake.clone(), &mut self.listening).await?;
-            self.client = Some(opened.client);
+            self.client = Some(Arc::new(opened.client));
         }
         if !self.started {
             self.start().await?;
@@ -340,37 +339,35 @@ impl Reader {
             self.start().await?;
         }
         let Some(client) = &self.client else { return Ok(()) };
-        // The filter is sent as text. Null means no filter.
-        let filter = self.settings.filter.as_ref().map(Value::to_string);
         let epoch = self.passed.map_or(self.epoch, |(_, epoch)| epoch);
-        let page_rows = self.page.rows();
-        let mut params: Vec<(&(dyn ToSql + Sync), Type)> = vec![
-            (&self.position, Type::INT8),
-            (&page_rows, Type::INT4),
-            (&self.settings.topics, Type::TEXT_ARRAY),
-            (&filter, Type::TEXT),
-            (&epoch, Type::INT4),
-        ];
-        let (member, members) = self.settings.events.as_ref().and_then(|events| events.member).unzip();
-        let sql = match &self.settings.events {
-            None => "select r.* from outbox.read($1, $2, $3, $4::jsonb, $5) r",
-            Some(events) => {
-                params.extend([
-                    (&events.categories as &(dyn ToSql + Sync), Type::TEXT_ARRAY),
-                    (&events.tenant, Type::TEXT),
-                    (&member, Type::INT4),
-                    (&members, Type::INT4),
-                ]);
-                EVENTS
-            }
+        let ahead = match self.ahead.take() {
+            Some(ahead) => ahead.found(self.position).await?,
+            None => None,
         };
-        let (rows, _) = self.page.read(client, sql, &params).await?;
-        for row in rows {
+        let found = match ahead {
+            Some(found) => found,
+            None => read(&self.settings, client, self.page.clone(), self.position, epoch).await?,
+        };
+        // The next page is asked for before this one is decoded, unless there is probably nothing in it.
+        if self.reads_ahead
+            && found.is_full
+            && let Some((last, epoch)) = found.last()?
+        {
+            let (settings, client, page) = (self.settings.clone(), client.clone(), found.page.clone());
+            self.ahead = Some(Ahead::begin(settings, client, page, last, epoch));
+        }
+        self.page = found.page;
+        let columns = found.rows.first().map(Columns::of).transpose()?;
+        for (row, columns) in found.rows.iter().zip(columns.iter().cycle()) {
             let position = row.try_get("position")?;
             let epoch = row.try_get("epoch")?;
             // A row without a message only says after which position to continue.
             if row.try_get::<_, Option<i64>>("message_id")?.is_some() {
-                self.buffer.push_back((Message::from_row(&row)?, epoch));
+                let mut message = columns.message(row)?;
+                if self.settings.events.is_some() {
+                    message.place_in_stream();
+                }
+                self.buffer.push_back((message, epoch));
                 self.passed = None;
             } else {
                 self.passed = Some((position, epoch));
@@ -390,7 +387,7 @@ impl Reader {
         (self.position, self.confirmed, self.epoch) = (self.settings.after, 0, None);
         if let Some(consumer) = &self.settings.consumer {
             let args = json!({"consumer": consumer, "subject": self.settings.subject, "if_missing": 0});
-            let rows = call(client, "cursor_get", args, &[]).await?;
+            let rows = call(&**client, "cursor_get", args, &[]).await?;
             let cursor = rows.first().unwrap_or(&Value::Null);
             self.confirmed = cursor["position"].as_i64().unwrap_or(0);
             self.epoch = cursor["epoch"].as_i64().and_then(|epoch| i32::try_from(epoch).ok());
@@ -460,7 +457,7 @@ impl Reader {
             let tried = async {
                 let client = match &self.client {
                     Some(client) if !client.is_closed() => client,
-                    _ => self.client.insert(self.settings.target.connect().await?),
+                    _ => self.client.insert(Arc::new(self.settings.target.connect().await?)),
                 };
                 // This is not a compare-and-set, so an advance whose answer was lost may be repeated.
                 let epoch = epoch_of(&self.unconfirmed, batch.last()).unwrap_or(self.epoch);
@@ -545,6 +542,7 @@ impl Reader {
     /// Goes back to the stored cursor: what was read and is not confirmed is returned again.
     pub fn rewind(&mut self) {
         self.buffer.clear();
+        self.ahead = None;
         self.unconfirmed.clear();
         self.passed = None;
         self.started = false;
@@ -569,7 +567,7 @@ impl Reader {
     pub async fn record_error(&mut self, error: &str, position: Option<i64>) -> Result<bool> {
         let client = match &self.client {
             Some(client) if !client.is_closed() => client,
-            _ => self.client.insert(self.settings.target.connect().await?),
+            _ => self.client.insert(Arc::new(self.settings.target.connect().await?)),
         };
         let consumer = consumer(&self.settings)?;
         let after = self.settings.after.max(0);
@@ -577,7 +575,7 @@ impl Reader {
             "consumer": consumer, "subject": self.settings.subject, "error": error, "error_position": position,
             "after_position": after,
         });
-        let rows = call(client, "cursor_record_error", args, &[]).await?;
+        let rows = call(&**client, "cursor_record_error", args, &[]).await?;
         let cursor = rows.first().and_then(|row| row["position"].as_i64());
         if self.confirmed == 0 && cursor == Some(after) {
             // This call, or another instance before its first advance, has created the cursor.

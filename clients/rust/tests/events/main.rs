@@ -19,3 +19,8 @@ mod shop;
 mod shop_example;
 mod streams;
 mod subscriptions;
+#[cfg(feature = "events-encryption")]
+#[path = "../suite/mod.rs"]
+mod suite;
+#[cfg(feature = "events-encryption")]
+mod toolkit;

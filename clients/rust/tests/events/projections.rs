@@ -1,7 +1,7 @@
 //! Projections.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use outbox_harness::{Server, Stop, wait_until};
@@ -126,6 +126,34 @@ async fn an_event_that_fails_is_never_passed_over() {
     until(&outbox, 1..=7).await;
     wait_until("it runs", PATIENCE, async || !faulted().await).await;
     engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn content_that_is_erased_while_a_page_waits_is_not_applied() {
+    let outbox = outbox("ev_ahead").await;
+    let session = outbox.session().await.unwrap();
+    let events = [placed(1), placed(2), placed(3)];
+    let ids = EventStore::new().append(&**session, "order-1", &events, 0).await.unwrap().message_ids;
+    let engine = ProjectionEngine::new(&outbox, outbox.clone(), EventStore::new());
+    let seen: Arc<Mutex<Vec<(i64, bool)>>> = Arc::default();
+    let (of_handler, erasing, second) = (seen.clone(), outbox.clone(), ids[1]);
+    let handler = engine.register("slow", orders().batch(1), move |_, events| {
+        let (seen, outbox) = (of_handler.clone(), erasing.clone());
+        Box::pin(async move {
+            seen.lock().unwrap().push((events[0].version, events[0].redacted));
+            if events[0].version == 1 {
+                // The page behind this one is read meanwhile, and then waits for longer than it may.
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                let erased = serde_json::json!({"message_id": second, "reason": "asked for"});
+                outbox.call("erase", erased, &[]).await?;
+                tokio::time::sleep(Duration::from_millis(1100)).await;
+            }
+            Ok(())
+        })
+    });
+    handler.unwrap();
+    assert_eq!(engine.drain("slow").await.unwrap(), 3);
+    assert_eq!(*seen.lock().unwrap(), [(1, false), (2, true), (3, false)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -57,6 +57,7 @@ impl<S: Store, T: Transport> Engine<S, T> {
             let error = format!("{} (requests that wait: {})", shortage.error, shortage.count);
             faults.add(store, Fault::new(Kind::Server, 0, "connect", error));
             faults.write(store);
+            store.close_files();
         }
         let pulse = push.sender.pulse();
         if !push.watch.check(pulse.beats, now) {

@@ -76,6 +76,8 @@ pub(crate) struct Retries {
     /// When to read the rows of a subscription (microseconds, PostgreSQL's epoch). A subscription that is not listed has no
     /// rows.
     next: IdMap<i32, i64>,
+    /// Subscriptions that have used up their share, and have rows that may be due.
+    full: IdMap<i32, ()>,
 }
 
 impl Retries {
@@ -101,9 +103,13 @@ impl Retries {
         self.in_flight.keys().copied().collect()
     }
 
-    /// Notes that a row is no longer in flight.
+    /// Notes that a row is no longer in flight. If its subscription had used up its share, it goes on.
     pub(crate) fn returned(&mut self, row: i64) {
-        self.in_flight.remove(&row);
+        if let Some(subscription) = self.in_flight.remove(&row)
+            && self.full.remove(&subscription).is_some()
+        {
+            self.at(subscription, i64::MIN);
+        }
     }
 
     /// When the next row of the subscriptions that are `ready` is due.
@@ -185,6 +191,7 @@ impl Retries {
             if room <= 0 {
                 // The share is used up; the subscription is read again in 100 ms, or when a row comes back.
                 *at = now + 100_000;
+                self.full.insert(*id, ());
                 continue;
             }
             rooms.insert(*id, room);

@@ -100,6 +100,8 @@ impl Host for SimStore {
 
     fn log(&self, _text: fmt::Arguments<'_>) {}
 
+    fn close_files(&self) {}
+
     fn generation(&self) -> u64 {
         self.world.borrow().generation
     }

@@ -189,15 +189,16 @@ class VaultKeys:
         end = time.monotonic() + self._timeout
         try:
             answer = self._opener.open(request, timeout=self._timeout)
+            status: int = answer.status
         except urllib.error.HTTPError as error:
-            answer = error
+            answer, status = error, error.code
         with answer:
             content = b""
             while len(content) <= _LARGEST_ANSWER and (some := answer.read1(_LARGEST_ANSWER)):
                 content += some
                 if time.monotonic() > end:
                     raise TimeoutError
-            return answer.status, content
+            return status, content
 
     def __repr__(self) -> str:
         return f"VaultKeys({self._address})"
