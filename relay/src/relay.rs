@@ -2,6 +2,8 @@
 //!
 //! - The cursor is moved only to positions up to which the broker has stored everything.
 //! - While the messages of one page are sent, the next page is read and made into records, and the cursor is moved behind.
+//! - Sending waits for the cursor when it is a batch behind. So a relay that is killed repeats less than two batches, and one
+//!   that was replaced, or whose primary hangs, does not go on for long.
 //! - After a failure nothing is sent until the broker was opened again; then sending continues from the cursor, or after the
 //!   last record that the broker says it has.
 //! - A message that the broker will never take ends the batch before it. The broker is asked for its limits again. Nothing
@@ -118,6 +120,8 @@ struct Mover {
     active: Arc<Active>,
     /// Where the cursor stands.
     confirmed: i64,
+    /// The number of positions by which the cursor may be behind.
+    most_behind: i64,
     due: Option<Due>,
     under_way: Option<JoinHandle<Result<i64>>>,
 }
@@ -178,9 +182,8 @@ impl Ahead {
         Ahead(tokio::spawn(async move { reader.read(at).await }))
     }
 
-    /// Returns the page. `None`: the read failed.
-    async fn page(mut self) -> Option<Page> {
-        (&mut self.0).await.ok()?.ok()
+    async fn page(mut self) -> Result<Page> {
+        (&mut self.0).await.map_err(|error| Error::connection(error.to_string()))?
     }
 }
 
@@ -191,9 +194,10 @@ impl Drop for Ahead {
 }
 
 impl Mover {
-    /// Begins the move that is due, unless one is under way.
+    /// Begins the move that is due, unless one is under way. Waits for one that is under way if the cursor is a batch behind.
     async fn begin(&mut self) -> Result<()> {
-        if self.under_way.as_ref().is_some_and(|task| !task.is_finished()) {
+        let is_behind = self.due.as_ref().is_some_and(|due| due.place.position - self.confirmed >= self.most_behind);
+        if !is_behind && self.under_way.as_ref().is_some_and(|task| !task.is_finished()) {
             return Ok(());
         }
         self.wait().await?;
@@ -469,7 +473,9 @@ impl Relay {
             has,
             until: self.until,
         });
-        let mut mover = Mover { active: active.clone(), confirmed: at.position, due: None, under_way: None };
+        let most_behind = i64::from(self.settings.batch);
+        let mut mover =
+            Mover { active: active.clone(), confirmed: at.position, most_behind, due: None, under_way: None };
         // The messages that were read and not sent, and the page after them.
         let mut ready = VecDeque::new();
         let mut ahead: Option<Ahead> = None;
@@ -486,22 +492,30 @@ impl Relay {
             if ready.is_empty() {
                 let page = match ahead.take() {
                     Some(ahead) => ahead.page().await,
-                    None => None,
+                    None => reader.read(at).await,
                 };
-                // A failed read is repeated from the same position.
                 let page = match page {
-                    Some(page) => page,
-                    None => reader.read(at).await?,
+                    Ok(page) => page,
+                    Err(error) => {
+                        // A failed read is no reason to send again what the broker has.
+                        mover.settle().await?;
+                        return Err(error);
+                    }
                 };
                 ready = page.made;
                 ahead = page.last.map(|last| Ahead::start(&reader, last));
                 if ready.is_empty() {
                     self.shared.set("running", None);
-                    mover.settle().await?;
+                    mover.begin().await?;
                     // Messages that are not for this relay must not look like a lag.
                     let far = page.looked_at - at.position;
                     let finished = self.until.is_some_and(|until| page.looked_at >= until);
-                    if far > 0 && (far >= 1000 || looked.elapsed() >= self.settings.heartbeat() || finished) {
+                    let is_far = far >= 1000 || far > 0 && looked.elapsed() >= self.settings.heartbeat();
+                    let is_due = is_far || finished;
+                    if is_due {
+                        mover.settle().await?;
+                    }
+                    if is_due && far > 0 {
                         let id = format!("looked:{}", page.looked_at);
                         let (from, epoch) = (Some(mover.confirmed), at.known_epoch());
                         let epoch = active.advance(from, page.looked_at, epoch, &id).await?;
@@ -567,6 +581,7 @@ impl Relay {
             at = place;
             mover.due = Some(Due { place, id: message.webhook_id.to_string() });
             self.shared.lock().place = place;
+            mover.begin().await?;
         }
     }
 
