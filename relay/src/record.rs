@@ -131,7 +131,11 @@ impl Layout {
 
     /// Adds a header, or replaces it: the marks of the relay cannot be forged by a message.
     fn put(&self, headers: &mut Vec<(String, String)>, name: &str, value: &str) {
-        let value = if self.binding.ascii { format::encode(value).into_owned() } else { value.replace('\0', "") };
+        let value = match value {
+            value if self.binding.ascii => format::encode(value).into_owned(),
+            value if value.contains('\0') => value.replace('\0', ""),
+            value => value.to_owned(),
+        };
         headers.retain(|(known, _)| !known.eq_ignore_ascii_case(name));
         headers.push((name.to_owned(), value));
     }

@@ -1,13 +1,16 @@
 //! One relay: reads, sends, waits for the acknowledgement, and then moves the cursor.
 //!
 //! - The cursor is moved only to positions up to which the broker has stored everything.
-//! - While one batch is sent, the next one is read, and the cursor is moved for the one before.
+//! - While the messages of one page are sent, the next page is read and made into records, and the cursor is moved behind.
+//! - Sending waits for the cursor when it is a batch behind. So a relay that is killed repeats less than two batches, and one
+//!   that was replaced, or whose primary hangs, does not go on for long.
 //! - After a failure nothing is sent until the broker was opened again; then sending continues from the cursor, or after the
 //!   last record that the broker says it has.
 //! - A message that the broker will never take ends the batch before it. The broker is asked for its limits again. Nothing
 //!   after the message is sent until it has been skipped or dead-lettered, or until an operator has moved the cursor.
 //! - The last record of the broker counts only if the feed has this message at this place: another program may write there.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +19,7 @@ use pg_outbox::error::{Error, Kind, Result};
 use pg_outbox::tokio_postgres::types::{ToSql, Type};
 use serde_json::json;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::backoff::Backoff;
@@ -23,7 +27,7 @@ use crate::config::{OnRefused, RelayConfig, SourceConfig};
 use crate::log;
 use crate::record::{Layout, Record};
 use crate::sink::{self, Failure, Opened, Sent, Sink};
-use crate::source::{Active, Place, Read, Session, Source};
+use crate::source::{Active, Place, Session, Source};
 use crate::template::Template;
 
 /// The pause between attempts of a stand-by to take over.
@@ -80,17 +84,59 @@ enum Pause {
     Stop(String),
 }
 
-/// The messages of a read that can be sent, and the first that cannot.
+/// A message of a page.
+enum Made {
+    Record(Record),
+    /// The broker has the message with this id already.
+    Has(Place, String),
+    /// The message at this position cannot be sent, and why.
+    Refused(i64, String),
+}
+
+/// The messages of a read.
+struct Page {
+    made: VecDeque<Made>,
+    /// The last message.
+    last: Option<Place>,
+    /// The position up to which the feed has been looked at.
+    looked_at: i64,
+}
+
+/// Reads pages and makes their records.
+struct Reader {
+    active: Arc<Active>,
+    layout: Layout,
+    template: Template,
+    /// The broker has the messages up to this one.
+    has: Place,
+    until: Option<i64>,
+}
+
+/// A page that is read while others are sent. Dropping it ends the read.
+struct Ahead(JoinHandle<Result<Page>>);
+
+/// Moves the cursor behind the broker. One move is under way at a time. Moves that become due meanwhile become one.
+struct Mover {
+    active: Arc<Active>,
+    /// Where the cursor stands.
+    confirmed: i64,
+    /// The number of positions by which the cursor may be behind.
+    most_behind: i64,
+    due: Option<Due>,
+    under_way: Option<JoinHandle<Result<i64>>>,
+}
+
+/// The messages that are sent together, up to the first that cannot be sent.
 #[derive(Default)]
 struct Batch {
     records: Vec<Record>,
     /// The position and id of the last message before the refused one, sent or skipped because the broker has it.
     last: Option<(Place, String)>,
-    refused: Option<(Message, i32, String)>,
+    /// The position of the message that cannot be sent, and why.
+    refused: Option<(i64, String)>,
 }
 
 /// A move of the cursor that is due.
-#[derive(Clone)]
 struct Due {
     place: Place,
     id: String,
@@ -104,6 +150,89 @@ impl Batch {
         }
         let record = self.records.get(sent.stored.checked_sub(1)?)?;
         Some((record.place(), record.webhook_id.clone()))
+    }
+}
+
+impl Reader {
+    async fn read(&self, at: Place) -> Result<Page> {
+        let mut read = self.active.read(at).await?;
+        if let Some(until) = self.until {
+            read.end_at(until);
+        }
+        let last = read.messages.last().map(|(message, epoch)| Place { epoch: *epoch, position: message.position });
+        let made = read.messages.into_iter().map(|(message, epoch)| self.make(&message, epoch)).collect();
+        Ok(Page { made, last, looked_at: read.looked_at })
+    }
+
+    fn make(&self, message: &Message, epoch: i32) -> Made {
+        let place = Place { epoch, position: message.position };
+        if place <= self.has {
+            return Made::Has(place, message.webhook_id.to_string());
+        }
+        match self.template.fill(message).and_then(|topic| self.layout.record(message, epoch, topic)) {
+            Ok(record) => Made::Record(record),
+            Err(why) => Made::Refused(message.position, why),
+        }
+    }
+}
+
+impl Ahead {
+    fn start(reader: &Arc<Reader>, at: Place) -> Ahead {
+        let reader = reader.clone();
+        Ahead(tokio::spawn(async move { reader.read(at).await }))
+    }
+
+    async fn page(mut self) -> Result<Page> {
+        (&mut self.0).await.map_err(|error| Error::connection(error.to_string()))?
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Mover {
+    /// Begins the move that is due, unless one is under way. Waits for one that is under way if the cursor is a batch behind.
+    async fn begin(&mut self) -> Result<()> {
+        let is_behind = self.due.as_ref().is_some_and(|due| due.place.position - self.confirmed >= self.most_behind);
+        if !is_behind && self.under_way.as_ref().is_some_and(|task| !task.is_finished()) {
+            return Ok(());
+        }
+        self.wait().await?;
+        if let Some(due) = self.due.take() {
+            let (active, confirmed) = (self.active.clone(), self.confirmed);
+            self.under_way = Some(tokio::spawn(async move { move_to(&active, confirmed, due).await }));
+        }
+        Ok(())
+    }
+
+    /// Makes all moves.
+    async fn settle(&mut self) -> Result<()> {
+        self.wait().await?;
+        if let Some(due) = self.due.take() {
+            self.confirmed = move_to(&self.active, self.confirmed, due).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for the move that is under way.
+    async fn wait(&mut self) -> Result<()> {
+        if let Some(task) = &mut self.under_way {
+            let moved = task.await.map_err(|error| Error::connection(error.to_string()));
+            self.under_way = None;
+            self.confirmed = moved??;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Mover {
+    fn drop(&mut self) {
+        if let Some(task) = &self.under_way {
+            task.abort();
+        }
     }
 }
 
@@ -185,7 +314,7 @@ impl Relay {
 
     /// Gets the lock and relays until something ends this.
     async fn activate(&mut self, ended: &mut watch::Receiver<bool>) -> Result<End> {
-        let Some(active) = self.source.acquire().await? else { return Ok(End::StandBy) };
+        let Some(active) = self.source.acquire().await?.map(Arc::new) else { return Ok(End::StandBy) };
         let layout = Layout {
             format: self.settings.format,
             binding: self.sink.binding(),
@@ -206,7 +335,7 @@ impl Relay {
         result
     }
 
-    async fn relay(&mut self, active: &Active, layout: &Layout, ended: &mut watch::Receiver<bool>) -> Result<End> {
+    async fn relay(&mut self, active: &Arc<Active>, layout: &Layout, ended: &mut watch::Receiver<bool>) -> Result<End> {
         if self.once && self.until.is_none() {
             self.until = Some(active.head().await?);
         }
@@ -257,7 +386,12 @@ impl Relay {
     }
 
     /// Opens the broker, finds out where to continue, and relays from there.
-    async fn attempt(&mut self, active: &Active, layout: &Layout, ended: &mut watch::Receiver<bool>) -> Result<Pause> {
+    async fn attempt(
+        &mut self,
+        active: &Arc<Active>,
+        layout: &Layout,
+        ended: &mut watch::Receiver<bool>,
+    ) -> Result<Pause> {
         let Some(opened) = self.open_sink(active, layout, ended).await? else { return Ok(Pause::Ended) };
         // An operator may have moved the cursor while the broker could not be opened.
         let cursor = self.source.cursor(active).await?;
@@ -325,132 +459,156 @@ impl Relay {
     /// Relays what comes after `at`. The broker has the messages up to `has`.
     async fn pump(
         &mut self,
-        active: &Active,
+        active: &Arc<Active>,
         layout: &Layout,
         mut at: Place,
         has: Place,
         limit: usize,
         ended: &mut watch::Receiver<bool>,
     ) -> Result<Pause> {
-        let mut confirmed = at.position;
-        let mut due: Option<Due> = None;
-        let mut read: Option<Read> = None;
+        let reader = Arc::new(Reader {
+            active: active.clone(),
+            layout: layout.clone(),
+            template: self.template.clone(),
+            has,
+            until: self.until,
+        });
+        let most_behind = i64::from(self.settings.batch);
+        let mut mover =
+            Mover { active: active.clone(), confirmed: at.position, most_behind, due: None, under_way: None };
+        // The messages that were read and not sent, and the page after them.
+        let mut ready = VecDeque::new();
+        let mut ahead: Option<Ahead> = None;
         let mut idle = Duration::from_millis(1);
         let mut looked = Instant::now();
         // Whether the broker has just told its limits.
         let mut is_fresh = true;
         loop {
             if *ended.borrow() {
-                confirmed = settle(active, confirmed, due.take()).await?;
-                self.shared.lock().place.position = confirmed;
+                mover.settle().await?;
+                self.shared.lock().place.position = mover.confirmed;
                 return Ok(Pause::Ended);
             }
-            let mut now = match read.take() {
-                Some(read) => read,
-                None => active.read(at).await?,
-            };
-            if let Some(until) = self.until {
-                now.end_at(until);
-            }
-            if now.messages.is_empty() {
-                self.shared.set("running", None);
-                confirmed = settle(active, confirmed, due.take()).await?;
-                // Messages that are not for this relay must not look like a lag.
-                let ahead = now.looked_at - at.position;
-                let finished = self.until.is_some_and(|until| now.looked_at >= until);
-                if ahead > 0 && (ahead >= 1000 || looked.elapsed() >= self.settings.heartbeat() || finished) {
-                    let id = format!("looked:{}", now.looked_at);
-                    let epoch = active.advance(Some(confirmed), now.looked_at, at.known_epoch(), &id).await?;
-                    at = Place { epoch: epoch.unwrap_or_default(), position: now.looked_at };
-                    confirmed = now.looked_at;
-                    self.shared.lock().place = at;
-                    looked = Instant::now();
+            if ready.is_empty() {
+                let page = match ahead.take() {
+                    Some(ahead) => ahead.page().await,
+                    None => reader.read(at).await,
+                };
+                let page = match page {
+                    Ok(page) => page,
+                    Err(error) => {
+                        // A failed read is no reason to send again what the broker has.
+                        mover.settle().await?;
+                        return Err(error);
+                    }
+                };
+                ready = page.made;
+                ahead = page.last.map(|last| Ahead::start(&reader, last));
+                if ready.is_empty() {
+                    self.shared.set("running", None);
+                    mover.begin().await?;
+                    // Messages that are not for this relay must not look like a lag.
+                    let far = page.looked_at - at.position;
+                    let finished = self.until.is_some_and(|until| page.looked_at >= until);
+                    let is_far = far >= 1000 || far > 0 && looked.elapsed() >= self.settings.heartbeat();
+                    let is_due = is_far || finished;
+                    if is_due {
+                        mover.settle().await?;
+                    }
+                    if is_due && far > 0 {
+                        let id = format!("looked:{}", page.looked_at);
+                        let (from, epoch) = (Some(mover.confirmed), at.known_epoch());
+                        let epoch = active.advance(from, page.looked_at, epoch, &id).await?;
+                        at = Place { epoch: epoch.unwrap_or_default(), position: page.looked_at };
+                        mover.confirmed = page.looked_at;
+                        self.shared.lock().place = at;
+                        looked = Instant::now();
+                    }
+                    if finished {
+                        return Ok(Pause::Ended);
+                    }
+                    pause(idle, ended).await;
+                    idle = (idle * 2).min(self.settings.poll());
+                    continue;
                 }
-                if finished {
-                    return Ok(Pause::Ended);
-                }
-                pause(idle, ended).await;
-                idle = (idle * 2).min(self.settings.poll());
-                continue;
             }
             idle = Duration::from_millis(1);
-            let batch = self.prepare(layout, now.messages, has);
-            let after = batch.last.as_ref().map_or(at, |(place, _)| *place);
-            let whole = batch.refused.is_none();
-            let (sent, moved, next) = tokio::join!(
-                sink::send(&mut *self.sink, &batch.records),
-                settle(active, confirmed, due.take()),
-                async { if whole { active.read(after).await.map(Some) } else { Ok(None) } },
-            );
-            confirmed = moved?;
+            let batch = self.take(&mut ready);
+            let sent = sink::send(&mut *self.sink, &batch.records).await;
             if let Some((place, id)) = batch.stored(&sent) {
                 at = place;
-                due = Some(Due { place, id });
+                mover.due = Some(Due { place, id });
                 let mut status = self.shared.lock();
                 status.relayed += i64::try_from(sent.stored).unwrap_or(i64::MAX);
                 status.place = place;
             }
-            let refused = match sent.failure {
-                None if whole => {
+            let (position, why) = match (sent.failure, batch.refused) {
+                (None, None) => {
                     self.shared.set("running", None);
-                    // A failed read is repeated from the same position.
-                    read = next.unwrap_or_default();
+                    mover.begin().await?;
                     is_fresh = false;
                     continue;
                 }
                 // The refusal may follow a limit that has changed since.
-                None if !is_fresh => {
-                    settle(active, confirmed, due.take()).await?;
+                (None, Some(_)) if !is_fresh => {
+                    mover.settle().await?;
                     return Ok(Pause::Recheck);
                 }
-                None => batch.refused,
-                Some(Failure::Retry(why)) => {
-                    settle(active, confirmed, due.take()).await?;
+                (None, Some(refused)) => refused,
+                (Some(Failure::Retry(why)), _) => {
+                    mover.settle().await?;
                     return Ok(Pause::Reopen(why));
                 }
-                Some(Failure::Refused(why)) => {
-                    // The message is read again, because the batch has its record only.
-                    let refused = batch.records.get(sent.stored).map(|record| record.position);
-                    let again = active.read(at).await?.messages;
-                    match again.into_iter().find(|(message, _)| Some(message.position) == refused) {
-                        Some((message, epoch)) => Some((message, epoch, why)),
-                        None => return Ok(Pause::Reopen(why)),
-                    }
-                }
+                (Some(Failure::Refused(why)), _) => match batch.records.get(sent.stored) {
+                    Some(record) => (record.position, why),
+                    None => return Ok(Pause::Reopen(why)),
+                },
             };
-            let Some((message, epoch, why)) = refused else { continue };
-            confirmed = settle(active, confirmed, due.take()).await?;
-            let place = Place { epoch, position: message.position };
+            mover.settle().await?;
+            // The messages after the refused one are read again.
+            ready.clear();
+            ahead = None;
+            // The message is read again, because the page has its record only.
+            let mut again = active.read(at).await?.messages.into_iter();
+            let Some((message, epoch)) = again.find(|(message, _)| message.position == position) else {
+                return Ok(Pause::Reopen(why));
+            };
+            let place = Place { epoch, position };
             if let Some(paused) = self.refuse(active, layout, opened_limit(limit), &message, place, &why).await? {
                 return Ok(paused);
             }
             is_fresh = false;
             at = place;
-            due = Some(Due { place, id: message.webhook_id.to_string() });
+            mover.due = Some(Due { place, id: message.webhook_id.to_string() });
             self.shared.lock().place = place;
+            mover.begin().await?;
         }
     }
 
-    /// Makes the records of messages, up to the first message that the broker will never take.
-    fn prepare(&self, layout: &Layout, messages: Vec<(Message, i32)>, has: Place) -> Batch {
+    /// Takes the messages that are sent next, up to the first that the broker will never take.
+    fn take(&self, ready: &mut VecDeque<Made>) -> Batch {
         let mut batch = Batch::default();
-        for (message, epoch) in messages {
-            let place = Place { epoch, position: message.position };
-            if place > has {
-                let made = self.template.fill(&message).and_then(|topic| layout.record(&message, epoch, topic));
-                let checked = made.and_then(|record| match self.sink.refuses(&record) {
-                    Some(why) => Err(why),
-                    None => Ok(record),
-                });
-                match checked {
-                    Ok(record) => batch.records.push(record),
-                    Err(why) => {
-                        batch.refused = Some((message, epoch, why));
-                        return batch;
+        let most = usize::try_from(self.settings.batch).unwrap_or(1);
+        while batch.records.len() < most
+            && let Some(made) = ready.pop_front()
+        {
+            match made {
+                Made::Has(place, id) => batch.last = Some((place, id)),
+                Made::Record(record) => match self.sink.refuses(&record) {
+                    None => {
+                        batch.last = None;
+                        batch.records.push(record);
                     }
-                }
+                    Some(why) => batch.refused = Some((record.position, why)),
+                },
+                Made::Refused(position, why) => batch.refused = Some((position, why)),
             }
-            batch.last = Some((place, message.webhook_id.to_string()));
+            if batch.refused.is_some() {
+                break;
+            }
+        }
+        if batch.last.is_none() {
+            batch.last = batch.records.last().map(|record| (record.place(), record.webhook_id.clone()));
         }
         batch
     }
@@ -518,9 +676,8 @@ fn bounded(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_ERROR).collect()
 }
 
-/// Moves the cursor if a move is due, and returns where it stands.
-async fn settle(active: &Active, confirmed: i64, due: Option<Due>) -> Result<i64> {
-    let Some(due) = due else { return Ok(confirmed) };
+/// Moves the cursor, and returns where it stands.
+async fn move_to(active: &Active, confirmed: i64, due: Due) -> Result<i64> {
     active.advance(Some(confirmed), due.place.position, due.place.known_epoch(), &due.id).await?;
     Ok(due.place.position)
 }

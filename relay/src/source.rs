@@ -23,6 +23,9 @@ use crate::config::{Kinds, RelayConfig, SourceConfig, Start};
 /// The limit for a statement in the server, in seconds.
 const STATEMENT: u64 = 30;
 
+/// The messages of a read, unless a batch has more.
+const PAGE: i32 = 2000;
+
 /// How long the answer to a statement is waited for. The server's own limit is shorter.
 const PATIENCE: Duration = Duration::from_secs(STATEMENT + 10);
 
@@ -137,7 +140,7 @@ impl Source {
             consumer: self.settings.consumer(),
             topics: self.settings.topics.clone(),
             filter: self.settings.filter.as_ref().map(Value::to_string),
-            page: Mutex::new(Page::new(self.settings.batch)),
+            page: Mutex::new(Page::new(self.settings.batch.max(PAGE))),
             kinds: self.settings.source,
         })
     }
@@ -230,15 +233,18 @@ impl Active {
             (&epoch, Type::INT4),
             (&self.kinds.name(), Type::TEXT),
         ];
-        let sql = "select r.*, r.event_id::text as event from outbox.read($1, $2, $3, $4::jsonb, $5, $6) r";
+        let sql = "select r.\"position\", r.epoch, r.message_id, r.webhook_id, r.topic, r.key, r.payload, r.body,
+                r.content_type, r.headers, r.metadata, r.tenant, r.aggregate_type, r.aggregate_id, r.publisher,
+                r.idempotency_key, r.enqueued_at, r.occurred_at, r.version, r.event_id::text
+            from outbox.read($1, $2, $3, $4::jsonb, $5, $6) r";
         let (rows, is_whole) = within(page.read(&self.reader().0, sql, &params)).await?;
         *self.page.lock().unwrap_or_else(PoisonError::into_inner) = page;
         let mut read = Read { messages: Vec::with_capacity(rows.len()), looked_at: after };
         for row in &rows {
-            read.looked_at = row.try_get("position")?;
+            read.looked_at = row.try_get(0)?;
             // A row without a message only says after which position to continue.
-            if row.try_get::<_, Option<i64>>("message_id")?.is_some() {
-                read.messages.push((message(row)?, row.try_get("epoch")?));
+            if row.try_get::<_, Option<i64>>(2)?.is_some() {
+                read.messages.push((message(row)?, row.try_get(1)?));
             }
         }
         // One call looks at 10,000 positions at least: none that matches was left out.
@@ -339,44 +345,46 @@ impl<'a> FromSql<'a> for JsonText {
     }
 }
 
+/// Makes the message of a row of `Active::read`. Columns have numbers, because a name is searched among all of them.
 fn message(row: &Row) -> Result<Message> {
-    let text = |name: &str| -> Result<Option<Box<str>>> { Ok(row.try_get::<_, Option<String>>(name)?.map(Into::into)) };
-    let micros = |name: &str| -> Result<Option<i64>> {
+    let text =
+        |column: usize| -> Result<Option<Box<str>>> { Ok(row.try_get::<_, Option<String>>(column)?.map(Into::into)) };
+    let micros = |column: usize| -> Result<Option<i64>> {
         Ok(row
-            .try_get::<_, Option<pg_outbox::chrono::DateTime<pg_outbox::chrono::Utc>>>(name)?
+            .try_get::<_, Option<pg_outbox::chrono::DateTime<pg_outbox::chrono::Utc>>>(column)?
             .map(|at| at.timestamp_micros()))
     };
-    let object = |name: &str| -> Result<Option<Map<String, Value>>> {
-        Ok(match row.try_get::<_, Option<Value>>(name)? {
+    let object = |column: usize| -> Result<Option<Map<String, Value>>> {
+        Ok(match row.try_get::<_, Option<Value>>(column)? {
             Some(Value::Object(map)) if !map.is_empty() => Some(map),
             _ => None,
         })
     };
-    let content = match row.try_get::<_, Option<JsonText>>("payload")? {
+    let content = match row.try_get::<_, Option<JsonText>>(6)? {
         Some(json) => Bytes::from(json.0),
-        None => Bytes::from(row.try_get::<_, Option<Vec<u8>>>("body")?.unwrap_or_default()),
+        None => Bytes::from(row.try_get::<_, Option<Vec<u8>>>(7)?.unwrap_or_default()),
     };
     let extra = Extra {
-        headers: object("headers")?.map(Arc::new),
-        metadata: object("metadata")?,
-        tenant: text("tenant")?,
-        aggregate_type: text("aggregate_type")?,
-        aggregate_id: text("aggregate_id")?,
-        publisher: text("publisher")?,
-        idempotency_key: text("idempotency_key")?,
-        occurred_at: micros("occurred_at")?,
-        version: row.try_get("version")?,
-        event_id: text("event")?,
+        headers: object(9)?.map(Arc::new),
+        metadata: object(10)?,
+        tenant: text(11)?,
+        aggregate_type: text(12)?,
+        aggregate_id: text(13)?,
+        publisher: text(14)?,
+        idempotency_key: text(15)?,
+        occurred_at: micros(17)?,
+        version: row.try_get(18)?,
+        event_id: text(19)?,
     };
     Ok(Message {
-        id: row.try_get("message_id")?,
-        position: row.try_get("position")?,
-        enqueued_at: micros("enqueued_at")?.unwrap_or_default(),
-        topic: text("topic")?.unwrap_or_default(),
-        key: text("key")?,
+        id: row.try_get(2)?,
+        position: row.try_get(0)?,
+        enqueued_at: micros(16)?.unwrap_or_default(),
+        topic: text(4)?.unwrap_or_default(),
+        key: text(5)?,
         content,
-        content_type: text("content_type")?,
-        webhook_id: text("webhook_id")?.unwrap_or_default(),
+        content_type: text(8)?,
+        webhook_id: text(3)?.unwrap_or_default(),
         extra: (extra != Extra::default()).then(|| Box::new(extra)),
     })
 }

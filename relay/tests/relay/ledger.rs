@@ -62,6 +62,8 @@ async fn relay_under_fire(db: &Database, config: &Config, random: &mut Random, l
     }
     let lost = lossy.mend();
     let relay = config.run();
+    // A relay that has nothing to do would otherwise get the signal before it can take it.
+    wait_until("the broker is open", PATIENCE, async || relay.log().contains("the broker is open")).await;
     wait_until_relayed(db, messages).await;
     assert_eq!(relay.terminate().await, 0);
     eprintln!("{messages} messages, {keys} keys, {killed} relays killed, {lost} answers lost");

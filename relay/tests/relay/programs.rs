@@ -241,6 +241,13 @@ impl Config {
         self
     }
 
+    /// Messages are read in a session of its own.
+    pub(crate) fn with_reader(self) -> Config {
+        let text = fs::read_to_string(&self.path).unwrap();
+        fs::write(&self.path, text.replacen("[source]", "[source]\nread_dsn = { env = \"RELAY_DSN\" }", 1)).unwrap();
+        self
+    }
+
     fn command(&self, what: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_outbox-relay"));
         command.arg(what).arg(&self.path).env("RELAY_DSN", &self.dsn).env("BROKER_PASSWORD", "geheim");

@@ -85,6 +85,28 @@ async fn a_database_that_hangs_does_not_hold_a_relay_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_relay_whose_cursor_cannot_be_moved_does_not_send_on_for_long() {
+    let db = Database::new().await;
+    let path = fresh_folder("far").unwrap().join("out.ndjson");
+    let config = Config::new(&db, "batch = 100", &sink(&path)).with_reader();
+    db.enqueue(1, 10).await;
+    let relay = config.run();
+    wait_until_relayed(&db, 10).await;
+    let session = "select l.pid from pg_locks l join pg_stat_activity a on a.pid = l.pid
+        where l.locktype = 'advisory' and a.application_name = 'outbox-relay orders' and a.datname = current_database()";
+    let pid: u32 = db.one(session).await.parse().unwrap();
+    signal(pid, "STOP").unwrap();
+    db.enqueue(11, 2000).await;
+    wait_until("the relay gives up the session", PATIENCE, async || relay.log().contains("has not answered")).await;
+    let sent = payloads(&path).len();
+    signal(pid, "CONT").unwrap();
+    assert!((110..=210).contains(&sent), "{sent} messages were sent");
+    wait_until_relayed(&db, 2000).await;
+    assert_ledger(&db, &payloads(&path), 2000).await;
+    assert_eq!(relay.terminate().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cursor_that_an_operator_has_moved_back_is_sent_again() {
     let db = Database::new().await;
     let path = fresh_folder("reset").unwrap().join("out.ndjson");
