@@ -360,19 +360,28 @@ begin
             ) e
         ) b;
         -- Unsorted, because an `order by id limit` would read the whole table. One row more than a chunk shows that there is
-        -- more.
+        -- more. `offset 0` keeps the look-up in the index: with the statistics of a leaf that one transaction has filled, a
+        -- join reads the leaf.
         select array_agg(c.id order by c.id), array_agg(c.segment order by c.id), count(*),
             bool_or(c.topic = 'outbox.control')
         into ids, segments, n, control
         from (
-            (select m.id, m.segment, m.topic
-            from unnest(finished) f, outbox.message m
-            where m.segment = any (leaves) and m.xid = f and (m.id > event_floor or m.segment >= 0) is true)
+            (select l.id, l.segment, l.topic
+            from unnest(finished) f,
+            lateral (
+                select m.id, m.segment, m.topic from outbox.message m
+                where m.segment = any (leaves) and m.xid = f and (m.id > event_floor or m.segment >= 0) is true
+                offset 0
+            ) l)
             union all
-            (select m.id, m.segment, m.topic
-            from unnest(above, below) b(above, below), outbox.message m
-            where m.segment = any (leaves) and m.xid > b.above and m.xid < b.below
-                and (m.id > event_floor or m.segment >= 0) is true)
+            (select l.id, l.segment, l.topic
+            from unnest(above, below) b(above, below),
+            lateral (
+                select m.id, m.segment, m.topic from outbox.message m
+                where m.segment = any (leaves) and m.xid > b.above and m.xid < b.below
+                    and (m.id > event_floor or m.segment >= 0) is true
+                offset 0
+            ) l)
             limit chunk + 1
         ) c;
     end if;
