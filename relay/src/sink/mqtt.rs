@@ -210,18 +210,24 @@ impl MqttSink {
 
 /// Keeps a connection alive, and tells what happens, until it is lost.
 async fn keep(mut connection: EventLoop, tell: mpsc::UnboundedSender<Told>) {
+    let told = |event: Event| match event {
+        Event::Outgoing(Outgoing::Publish(number)) => Some(Told::Sent(number)),
+        Event::Incoming(Packet::PubAck(answer)) => Some(Told::Answered(answer)),
+        _ => None,
+    };
     loop {
-        let told = match connection.poll().await {
-            Ok(Event::Outgoing(Outgoing::Publish(number))) => Told::Sent(number),
-            Ok(Event::Incoming(Packet::PubAck(answer))) => Told::Answered(answer),
-            Ok(_) => continue,
+        match connection.poll().await {
+            Ok(event) => {
+                if told(event).is_some_and(|told| tell.send(told).is_err()) {
+                    return;
+                }
+            }
             Err(error) => {
+                // The server may have said why before it closed the connection: the client keeps these events back.
+                connection.state.events.drain(..).filter_map(told).for_each(|told| drop(tell.send(told)));
                 let _ = tell.send(Told::Lost(error));
                 return;
             }
-        };
-        if tell.send(told).is_err() {
-            return;
         }
     }
 }
