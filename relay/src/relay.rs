@@ -84,6 +84,9 @@ enum Pause {
     Stop(String),
 }
 
+/// The longest time that messages wait until they are sent. Content that is erased meanwhile would still be sent.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
 /// A message of a page.
 enum Made {
     Record(Record),
@@ -100,6 +103,7 @@ struct Page {
     last: Option<Place>,
     /// The position up to which the feed has been looked at.
     looked_at: i64,
+    read_at: Instant,
 }
 
 /// Reads pages and makes their records.
@@ -161,7 +165,7 @@ impl Reader {
         }
         let last = read.messages.last().map(|(message, epoch)| Place { epoch: *epoch, position: message.position });
         let made = read.messages.into_iter().map(|(message, epoch)| self.make(&message, epoch)).collect();
-        Ok(Page { made, last, looked_at: read.looked_at })
+        Ok(Page { made, last, looked_at: read.looked_at, read_at: Instant::now() })
     }
 
     fn make(&self, message: &Message, epoch: i32) -> Made {
@@ -478,6 +482,7 @@ impl Relay {
             Mover { active: active.clone(), confirmed: at.position, most_behind, due: None, under_way: None };
         // The messages that were read and not sent, and the page after them.
         let mut ready = VecDeque::new();
+        let mut read_at = Instant::now();
         let mut ahead: Option<Ahead> = None;
         let mut idle = Duration::from_millis(1);
         let mut looked = Instant::now();
@@ -488,6 +493,10 @@ impl Relay {
                 mover.settle().await?;
                 self.shared.lock().place.position = mover.confirmed;
                 return Ok(Pause::Ended);
+            }
+            if read_at.elapsed() > LONGEST_WAIT {
+                ready.clear();
+                ahead = None;
             }
             if ready.is_empty() {
                 let page = match ahead.take() {
@@ -503,6 +512,7 @@ impl Relay {
                     }
                 };
                 ready = page.made;
+                read_at = page.read_at;
                 ahead = page.last.map(|last| Ahead::start(&reader, last));
                 if ready.is_empty() {
                     self.shared.set("running", None);

@@ -48,6 +48,10 @@ pub struct Subject<'a> {
     pub headers: Option<&'a Map<String, Value>>,
 }
 
+/// The largest number of values, and of their bytes, by which a filter is in an index. A subscription may have a thousand
+/// patterns, and each of them has the values in an index of its own.
+const MAX_INDEXED: (usize, usize) = (16, 1024);
+
 /// A condition that a message cannot match without: one of its fields has one of these values.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Required<'a> {
@@ -60,23 +64,26 @@ pub(crate) enum Required<'a> {
 }
 
 impl Filter {
-    /// Returns a condition by which an index finds the filter, if a condition has no wildcard. The fields that have the most
-    /// different values come first.
+    /// Returns a condition by which an index finds the filter, if a condition has few values and no wildcard. The fields that
+    /// have the most different values come first.
     pub(crate) fn required(&self) -> Option<Required<'_>> {
-        let indexable = |globs: &[Glob]| !globs.is_empty() && globs.iter().all(|glob| glob.pieces.is_none());
-        if indexable(&self.key) {
+        let exact = |globs: &[Glob]| globs.iter().all(|glob| glob.pieces.is_none()) && few(globs, |glob| &glob.text);
+        let named = |strings: &[String]| few(strings, |string| string);
+        if exact(&self.key) {
             return Some(Required::Key(&self.key));
         }
-        if indexable(&self.aggregate_id) {
+        if exact(&self.aggregate_id) {
             return Some(Required::AggregateId(&self.aggregate_id));
         }
-        if !self.tenant.is_empty() {
+        if named(&self.tenant) {
             return Some(Required::Tenant(&self.tenant));
         }
-        if let Some((name, values)) = self.headers.iter().find(|(_, values)| indexable(values)) {
+        if let Some((name, values)) =
+            self.headers.iter().find(|(name, values)| name.len() <= MAX_INDEXED.1 && exact(values))
+        {
             return Some(Required::Header(name, values));
         }
-        (!self.aggregate_type.is_empty()).then_some(Required::AggregateType(&self.aggregate_type))
+        named(&self.aggregate_type).then_some(Required::AggregateType(&self.aggregate_type))
     }
 
     /// Parses a filter.
@@ -155,6 +162,12 @@ impl Filter {
             && glob_any(&self.aggregate_id, subject.aggregate_id)
             && self.headers.iter().all(|(name, wanted)| glob_any(wanted, header(subject.headers, name)))
     }
+}
+
+/// Whether there are values, and few enough for an index.
+fn few<T>(values: &[T], text: impl Fn(&T) -> &str) -> bool {
+    let (most, bytes) = MAX_INDEXED;
+    (1..=most).contains(&values.len()) && values.iter().map(|value| text(value).len()).sum::<usize>() <= bytes
 }
 
 fn header<'a>(headers: Option<&'a Map<String, Value>>, name: &str) -> Option<&'a str> {

@@ -50,8 +50,13 @@ type Values<T> = HashMap<Box<str>, Vec<T>>;
 
 impl<T: Copy> ByValue<T> {
     fn new() -> Self {
-        let none = HashMap::new;
-        ByValue { key: none(), aggregate_id: none(), tenant: none(), headers: HashMap::new(), aggregate_type: none() }
+        ByValue {
+            key: HashMap::new(),
+            aggregate_id: HashMap::new(),
+            tenant: HashMap::new(),
+            headers: HashMap::new(),
+            aggregate_type: HashMap::new(),
+        }
     }
 
     fn insert(&mut self, required: Required<'_>, owner: T) {
@@ -366,6 +371,31 @@ mod tests {
         let mut found = Vec::new();
         router.matches("order.created", &subject, &mut Scratch::default(), &mut found);
         assert_eq!(found, [2, 3, 5, 6, 9]);
+    }
+
+    /// A subscription has a thousand patterns at most, and its filter about as many values: the index does not have their product.
+    #[test]
+    fn a_filter_with_many_values_is_in_no_index() {
+        let many = ["v"; 900];
+        let (pattern, long) = (Pattern::parse("a").unwrap(), "x".repeat(2000));
+        for filter in [
+            json!({"key": &many[..]}),
+            json!({"tenant": &many[..]}),
+            json!({"headers": {"x": &many[..]}}),
+            json!({"headers": {(long.clone()): "v"}}),
+            json!({"key": long}),
+        ] {
+            let mut router = Router::new();
+            router.insert(&pattern, &Filter::parse(&filter).unwrap(), 7);
+            assert!(router.nodes.iter().all(|node| node.filtered.is_none()), "{filter}");
+            let mut found = Vec::new();
+            router.matches("a", &Subject::default(), &mut Scratch::default(), &mut found);
+            assert_eq!(found, [7], "the filter is asked");
+        }
+        // A condition with few values is taken instead.
+        let mut router = Router::new();
+        router.insert(&pattern, &Filter::parse(&json!({"key": &many[..], "tenant": "t"})).unwrap(), 7);
+        assert!(router.nodes.iter().any(|node| node.filtered.is_some()));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Files and the standard output.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use outbox_harness::postgres::fresh_folder;
 use outbox_harness::wait_until;
 use serde_json::Value;
 
-use crate::programs::{Config, Database, PATIENCE, assert_ledger};
+use crate::programs::{Config, Database, PATIENCE, assert_ledger, wait_until_relayed};
 
 pub(crate) fn sink(path: &Path) -> String {
     format!("kind = \"file\"\npath = {path:?}")
@@ -96,6 +97,35 @@ async fn the_standard_output_has_one_object_per_line() {
         (&"order.created".into(), &"k1".into(), &1.into())
     );
     assert_eq!(lines[0]["headers"]["id"], lines[0]["headers"]["webhook-id"]);
+}
+
+/// The pipe is full, so most of a page waits while a message of it is erased.
+#[tokio::test(flavor = "multi_thread")]
+async fn content_that_is_erased_while_its_page_waits_is_not_sent() {
+    let db = Database::new().await;
+    let fill = "select outbox.enqueue('order.created', jsonb_build_object('n', n, 'text', repeat('x', 2000) || n))
+        from generate_series(1, 400) n";
+    db.client.query(fill, &[]).await.unwrap();
+    db.wait_for_positions().await;
+    let (relay, mut pipe) = Config::new(&db, "batch = 10", "kind = \"stdout\"").run_into_pipe();
+    wait_until("the relay has begun", PATIENCE, async || {
+        db.one("select coalesce(max(position), 0) > 0 from outbox.cursor").await == "true"
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let erase =
+        "select outbox.erase(m.id, reason => 'asked for') from outbox.message m where (m.payload ->> 'n')::int = 300";
+    db.client.query(erase, &[]).await.unwrap();
+    let reading = std::thread::spawn(move || {
+        let mut text = String::new();
+        pipe.read_to_string(&mut text).unwrap();
+        text
+    });
+    wait_until_relayed(&db, 400).await;
+    assert_eq!(relay.terminate().await, 0);
+    let text = reading.join().unwrap();
+    assert!(text.contains("x299\"") && text.contains("x301\"") && text.contains("x400\""));
+    assert!(!text.contains("x300\""), "content that was erased before is sent");
 }
 
 #[tokio::test(flavor = "multi_thread")]

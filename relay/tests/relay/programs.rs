@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -293,6 +293,13 @@ impl Config {
         let log = self.path.with_extension(format!("log{}", free_port().unwrap()));
         let child = self.command("run").stdout(Stdio::null()).stderr(fs::File::create(&log).unwrap()).spawn().unwrap();
         Running { child, log }
+    }
+
+    /// Runs the relay with a pipe as its standard output.
+    pub(crate) fn run_into_pipe(&self) -> (Running, ChildStdout) {
+        let mut child = self.command("run").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let pipe = child.stdout.take().unwrap();
+        (Running { child, log: self.path.with_extension("none") }, pipe)
     }
 }
 

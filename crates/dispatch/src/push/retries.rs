@@ -194,6 +194,7 @@ impl Retries {
                 self.full.insert(*id, ());
                 continue;
             }
+            self.full.remove(id);
             rooms.insert(*id, room);
         }
         rooms
