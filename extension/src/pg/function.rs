@@ -47,6 +47,26 @@ impl Args {
         }
     }
 
+    /// Whether the caller takes the rows of a set-returning function all at once.
+    pub fn takes_rows(self) -> bool {
+        // SAFETY: a node's tag says what the result information is.
+        unsafe {
+            let result = (*self.0).resultinfo.cast::<pg_sys::ReturnSetInfo>();
+            !result.is_null()
+                && (*result).type_ == pg_sys::NodeTag::T_ReturnSetInfo
+                && (*result).allowedModes & pg_sys::SetFunctionReturnMode::SFRM_Materialize as c_int != 0
+        }
+    }
+
+    /// Begins the result of a set-returning function whose caller takes rows.
+    pub fn begin_rows(self) -> ReturnedRows {
+        // SAFETY: `takes_rows` has checked the result information.
+        unsafe {
+            pg_sys::InitMaterializedSRF(self.0, 0);
+            ReturnedRows((*self.0).resultinfo.cast())
+        }
+    }
+
     /// The call site.
     pub fn site(self) -> *mut pg_sys::FmgrInfo {
         // SAFETY: as above.
@@ -102,6 +122,26 @@ pub fn json_of(datum: pg_sys::Datum, name: &str) -> Result<Value> {
 
 /// The result of a function: a datum, or SQL null.
 pub type Returned = Option<pg_sys::Datum>;
+
+/// The rows that a set-returning function returns.
+pub struct ReturnedRows(*mut pg_sys::ReturnSetInfo);
+
+impl ReturnedRows {
+    /// Adds a row. The array has an entry for each column of the function's declared type.
+    pub fn add<const N: usize>(&mut self, columns: [Option<pg_sys::Datum>; N]) -> Result<()> {
+        let mut values = columns.map(|c| c.unwrap_or(pg_sys::Datum::null()));
+        let mut nulls = columns.map(|c| c.is_none());
+        // SAFETY: made by `begin_rows`; the number of columns is checked.
+        unsafe {
+            let descriptor = (*self.0).setDesc;
+            if (*descriptor).natts as usize != N {
+                return Err(Error::new(outbox_core::Code::Internal, "the function is declared with another row type"));
+            }
+            pg_sys::tuplestore_putvalues((*self.0).setResult, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+        }
+        Ok(())
+    }
+}
 
 /// Builds a row of the function's declared type.
 pub fn record(args: Args, columns: &[Option<pg_sys::Datum>]) -> Result<Returned> {

@@ -1,6 +1,5 @@
-//! PostgreSQL's own interfaces: function calls, transactions, appends and scans below the executor, catalogue, hooks.
+//! PostgreSQL's own interfaces: function calls, transactions, rows below the executor, catalogue, hooks.
 
-pub mod append;
 pub mod catalog;
 pub mod function;
 pub mod hooks;
@@ -8,5 +7,6 @@ pub mod identity;
 pub mod jsonb;
 pub mod scan;
 pub mod shape;
+pub mod table;
 pub mod timer;
 pub mod txn;

@@ -1,13 +1,15 @@
-//! Reads messages by a range of ids, below the executor.
+//! Reads rows of the extension's own tables, below the executor.
 //!
 //! A statement would copy each row three times before the dispatcher has it, and most reads of the dispatcher are ranges of
 //! one leaf. This code takes over three duties of the executor: the relation lock, the snapshot and visibility. It does not
 //! check privileges, because its callers run with the rights of the extension's owner.
 
 use outbox_core::Result;
+use pgrx::IntoDatum;
 use pgrx::pg_sys;
 use pgrx::pg_sys::Datum;
 
+use crate::pg::table::{self, Test};
 use crate::pg::txn::Row;
 use crate::pg::{catalog, shape};
 use crate::sql::enqueue::column;
@@ -51,6 +53,121 @@ pub fn messages(leaf: &str, low: i64, high: i64, f: &mut dyn FnMut(&Row)) -> boo
         pg_sys::table_close(relation, pg_sys::NoLock as _);
         index.is_some()
     }
+}
+
+/// A table and one of its indexes, open for reading. `close` closes both; on ERROR PostgreSQL's resource owner does.
+pub struct Indexed {
+    pub table: pg_sys::Relation,
+    index: pg_sys::Relation,
+}
+
+impl Indexed {
+    /// Opens a table with these columns, and its index of this name. `None`: the table has other columns, or the index is not
+    /// a B-tree over these columns for the rows that fulfil these conditions.
+    ///
+    /// # Errors
+    /// 55000 if one of them does not exist.
+    pub fn open(
+        name: &str,
+        columns: &[pg_sys::Oid],
+        index: &str,
+        keys: &[usize],
+        conditions: &[Test],
+    ) -> Result<Option<Indexed>> {
+        let (table, lock) = (catalog::lookup(name)?, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        // SAFETY: opened and closed in the order that PostgreSQL requires. The index is looked up under the table's lock.
+        unsafe {
+            let table = pg_sys::table_open(table, lock);
+            let index = pg_sys::index_open(catalog::lookup(index)?, lock);
+            let own = (*(*index).rd_index).indrelid == (*table).rd_id;
+            let opened = Indexed { table, index };
+            if own && shape::check(table, columns).is_ok() && table::is_index(index, keys, conditions) {
+                return Ok(Some(opened));
+            }
+            opened.close();
+            Ok(None)
+        }
+    }
+
+    /// Calls `f` with the rows that fulfil the keys, in the order of the index, until `f` returns `false`.
+    pub fn rows(&self, snapshot: pg_sys::Snapshot, keys: &mut [pg_sys::ScanKeyData], f: &mut dyn FnMut(&Row) -> bool) {
+        // SAFETY: both are open.
+        unsafe { in_order(self.table, self.index, snapshot, keys, Direction::Forward, &mut |_, row| f(row)) }
+    }
+
+    /// Closes table and index; the locks stay.
+    pub fn close(self) {
+        // SAFETY: opened by `open`, closed once because `self` is consumed.
+        unsafe {
+            pg_sys::index_close(self.index, pg_sys::NoLock as _);
+            pg_sys::table_close(self.table, pg_sys::NoLock as _);
+        }
+    }
+}
+
+/// The direction of a scan.
+#[derive(Clone, Copy)]
+pub enum Direction {
+    Forward,
+    Backward,
+}
+
+/// Calls `f` with the rows that fulfil the keys, in the order of the index or backwards, until `f` returns `false`. The tuple
+/// is in a buffer, and lives as long as the call of `f`.
+///
+/// # Safety
+/// Table and index are open, and the index is one of the table.
+pub unsafe fn in_order(
+    table: pg_sys::Relation,
+    index: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+    keys: &mut [pg_sys::ScanKeyData],
+    direction: Direction,
+    f: &mut dyn FnMut(pg_sys::HeapTuple, &Row) -> bool,
+) {
+    let direction = match direction {
+        Direction::Forward => pg_sys::ScanDirection::ForwardScanDirection,
+        Direction::Backward => pg_sys::ScanDirection::BackwardScanDirection,
+    };
+    // SAFETY: by contract.
+    unsafe {
+        let scan = pg_sys::systable_beginscan_ordered(table, index, snapshot, keys.len() as i32, keys.as_mut_ptr());
+        let mut row = Row::of((*table).rd_att);
+        loop {
+            let tuple = pg_sys::systable_getnext_ordered(scan, direction);
+            if tuple.is_null() {
+                break;
+            }
+            row.take_apart(tuple, (*table).rd_att);
+            if !f(tuple, &row) {
+                break;
+            }
+            pgrx::check_for_interrupts!();
+        }
+        pg_sys::systable_endscan_ordered(scan);
+    }
+}
+
+/// A condition of a scan: the column (from 0), the B-tree's strategy, the function of its operator, and the value.
+pub fn key(column: usize, strategy: u32, function: u32, value: impl Into<Datum>) -> pg_sys::ScanKeyData {
+    // SAFETY: initialised by PostgreSQL.
+    unsafe {
+        let mut key: pg_sys::ScanKeyData = std::mem::zeroed();
+        pg_sys::ScanKeyInit(&mut key, column as i16 + 1, strategy as u16, function.into(), value.into());
+        key
+    }
+}
+
+/// The condition that a bigint column has one of these values.
+pub fn any_of(column: usize, values: Vec<i64>) -> pg_sys::ScanKeyData {
+    let one = values.len() == 1;
+    let value = if one { values[0].into_datum() } else { values.into_datum() };
+    let equal = pg_sys::BTEqualStrategyNumber;
+    let mut key = key(column, equal, pg_sys::F_INT8EQ, value.unwrap_or(Datum::null()));
+    if !one {
+        key.sk_flags |= pg_sys::SK_SEARCHARRAY as i32;
+    }
+    key
 }
 
 /// Whether it is a valid index on the ids of this table. The name alone proves nothing, because a name can be taken.

@@ -272,6 +272,11 @@ impl Row {
         }
     }
 
+    /// A column as it is stored; `None` for null.
+    pub fn datum(&self, i: usize) -> Option<Datum> {
+        (!self.nulls[i]).then(|| self.values[i])
+    }
+
     /// Whether a column is null.
     pub fn is_null(&self, column: impl Column) -> bool {
         self.nulls[column.number(self)]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use outbox_core::schedule::{self, Schedule};
 use outbox_core::webhook_id::WebhookId;
-use outbox_core::{Code, Error, digest};
+use outbox_core::{Code, Error, Result, digest};
 use pgrx::{IntoDatum, datum::Interval, pg_sys};
 
 use crate::pg::function::record;
@@ -51,49 +51,59 @@ const MISSES: u32 = 100;
 const MISS: Duration = Duration::from_millis(1);
 
 pg_function! {
-    /// outbox_internal.new_lease() returns bigint: a number that cannot be guessed.
+    /// outbox_internal.new_lease() returns bigint
     fn outbox_new_lease(_args) {
-        thread_local!(static POOL: RefCell<Vec<i64>> = const { RefCell::new(Vec::new()) });
-        let next = || POOL.with_borrow_mut(Vec::pop);
-        if let Some(lease) = next() {
-            return Ok(lease.into_datum());
-        }
-        let mut random = [0u8; DRAWN * 8];
-        // SAFETY: fills a buffer of this length.
-        if !unsafe { pg_sys::pg_strong_random(random.as_mut_ptr().cast(), random.len()) } {
-            return Err(Error::new(Code::Internal, "the system gives no random bytes"));
-        }
-        POOL.with_borrow_mut(|pool| {
-            for bytes in random.chunks_exact(8) {
-                let number = bytes.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
-                pool.push((number >> (64 - LEASE_BITS)).max(1).cast_signed());
-            }
-        });
-        Ok(next().into_datum())
+        new_lease().map(IntoDatum::into_datum)
     }
 }
 
-pg_function! {
-    /// outbox_internal.lease_id(lease bigint) returns bigint: the hash of a lease that is stored, made with the key of this outbox.
-    fn outbox_lease_id(args) {
-        let table = catalog::lookup("_lease_key")?;
-        let key = LEASE_KEY.with_borrow(|known| known.as_ref().filter(|(of, _)| *of == table).map(|(_, key)| *key));
-        let key = match key {
-            Some(key) => key,
-            None => {
-                let mut found = None;
-                registry::scan(table, shape::LEASE_KEY, |row| found = row.bytes(0))?;
-                let key = found.as_deref().and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| {
-                    Error::new(Code::NotInThisState, "the key of leases is missing").hint("CREATE EXTENSION makes it.")
-                })?;
-                LEASE_KEY.set(Some((table, key)));
-                key
-            }
-        };
-        let lease: i64 = args.get(0).unwrap_or_default();
-        let [a, b, c, d, e, f, g, h, ..] = digest::fingerprint([Some(&key[..]), Some(&lease.to_be_bytes()[..])]);
-        Ok((i64::from_be_bytes([a, b, c, d, e, f, g, h]) & i64::MAX).into_datum())
+/// A lease: a number that cannot be guessed.
+pub fn new_lease() -> Result<i64> {
+    thread_local!(static POOL: RefCell<Vec<i64>> = const { RefCell::new(Vec::new()) });
+    let next = || POOL.with_borrow_mut(Vec::pop);
+    if let Some(lease) = next() {
+        return Ok(lease);
     }
+    let mut random = [0u8; DRAWN * 8];
+    let no_random_bytes = || Error::new(Code::Internal, "the system gives no random bytes");
+    // SAFETY: fills a buffer of this length.
+    if !unsafe { pg_sys::pg_strong_random(random.as_mut_ptr().cast(), random.len()) } {
+        return Err(no_random_bytes());
+    }
+    POOL.with_borrow_mut(|pool| {
+        for bytes in random.chunks_exact(8) {
+            let number = bytes.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+            pool.push((number >> (64 - LEASE_BITS)).max(1).cast_signed());
+        }
+    });
+    next().ok_or_else(no_random_bytes)
+}
+
+pg_function! {
+    /// outbox_internal.lease_id(lease bigint) returns bigint
+    fn outbox_lease_id(args) {
+        lease_id(args.get(0).unwrap_or_default()).map(IntoDatum::into_datum)
+    }
+}
+
+/// The hash of a lease that is stored, made with the key of this outbox.
+pub fn lease_id(lease: i64) -> Result<i64> {
+    let table = catalog::lookup("_lease_key")?;
+    let key = LEASE_KEY.with_borrow(|known| known.as_ref().filter(|(of, _)| *of == table).map(|(_, key)| *key));
+    let key = match key {
+        Some(key) => key,
+        None => {
+            let mut found = None;
+            registry::scan(table, shape::LEASE_KEY, |row| found = row.bytes(0))?;
+            let key = found.as_deref().and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| {
+                Error::new(Code::NotInThisState, "the key of leases is missing").hint("CREATE EXTENSION makes it.")
+            })?;
+            LEASE_KEY.set(Some((table, key)));
+            key
+        }
+    };
+    let [a, b, c, d, e, f, g, h, ..] = digest::fingerprint([Some(&key[..]), Some(&lease.to_be_bytes()[..])]);
+    Ok(i64::from_be_bytes([a, b, c, d, e, f, g, h]) & i64::MAX)
 }
 
 thread_local! {
@@ -123,10 +133,30 @@ thread_local! {
     static IS_READY: RefCell<Plan> = const { RefCell::new(Plan::new("select outbox_internal.is_ready($1)", &[pg_sys::TEXTOID])) };
 }
 
-/// A claim of n deliveries is slow if it takes more CPU time than `SLOW` plus n times `SLOW_EACH`: then it has scanned many
-/// entries that were of no use.
+/// A claim of n deliveries by statements is slow if it takes more CPU time than `SLOW` plus n times `SLOW_EACH`: then it has
+/// scanned many entries that were of no use.
 const SLOW: Duration = Duration::from_millis(2);
 const SLOW_EACH: Duration = Duration::from_micros(50);
+
+thread_local! {
+    static ALWAYS_SLOW: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The CPU time of the scan that has just found so many deliveries, if the scan was slow, so that the place where it ended is
+/// worth remembering. `slow`: from which time on, and some for each delivery.
+pub fn slow_walk(slow: Duration, found: usize) -> Option<Duration> {
+    // A scan that always counts as slow has a hint that holds longer than any wait in a test.
+    let walked = if ALWAYS_SLOW.get() { Duration::from_secs(3600) } else { claim_hints::walked() };
+    (walked > slow + SLOW_EACH * found as u32).then_some(walked)
+}
+
+pg_function! {
+    /// outbox_internal.remember_every_scan() returns void
+    fn outbox_remember_every_scan(_args) {
+        ALWAYS_SLOW.set(true);
+        Ok(None)
+    }
+}
 
 /// A due time as claim hints store it. Infinity is no number of microseconds; 0 stands for the time before everything.
 fn due(at: Option<pg_sys::Datum>) -> i64 {
@@ -135,7 +165,7 @@ fn due(at: Option<pg_sys::Datum>) -> i64 {
 
 /// How long hints hold after a scan that took this CPU time, in microseconds. So scans from the start take at most a
 /// fiftieth of one session's time.
-fn hint_lifetime(walked: Duration) -> i64 {
+pub fn hint_lifetime(walked: Duration) -> i64 {
     50 * walked.as_micros().clamp(20_000, 1_200_000) as i64
 }
 
@@ -220,9 +250,8 @@ pg_function! {
 pg_function! {
     /// outbox_internal.slow_walk(found int) returns interval
     fn outbox_slow_walk(args) {
-        let found = u64::try_from(args.get::<i32>(0).unwrap_or_default()).unwrap_or_default();
-        let walked = claim_hints::walked();
-        Ok((walked > SLOW + SLOW_EACH * found as u32).then(|| interval(walked)).flatten())
+        let found = usize::try_from(args.get::<i32>(0).unwrap_or_default()).unwrap_or_default();
+        Ok(slow_walk(SLOW, found).and_then(interval))
     }
 }
 
@@ -237,42 +266,9 @@ pg_function! {
 }
 
 pg_function! {
-    /// outbox_internal.claim_hints_of(name text, out subscription_id int, out level int, out since bigint, out bundles_since bigint)
-    fn outbox_claim_hints_of(args) {
-        let Some(subscription) = claim_hints::named(&args.get::<String>(0).unwrap_or_default()) else {
-            return record(args, &[None, None, None, None]);
-        };
-        let bundles = claim_hints::get(-subscription).and_then(|(_, since)| since.first().copied());
-        let rows = claim_hints::get(subscription).filter(|(levels, _)| levels[0] != claim_hints::MORE);
-        let first = rows.map(|(levels, since)| (levels[0], since[0]));
-        record(args, &[
-            subscription.into_datum(),
-            first.map(|f| f.0).into_datum(),
-            first.map(|f| f.1).into_datum(),
-            bundles.into_datum(),
-        ])
-    }
-}
-
-pg_function! {
     /// outbox_internal.note_name(name text, subscription_id int) returns void
     fn outbox_note_name(args) {
         claim_hints::note_name(args.get(0).unwrap_or_default(), args.get(1).unwrap_or_default());
-        Ok(None)
-    }
-}
-
-pg_function! {
-    /// outbox_internal.note_claim(subscription_id int, level int, due_at timestamptz, marked boolean, slow_us int) returns void
-    fn outbox_note_claim(args) {
-        let (subscription, level) = (args.get(0).unwrap_or_default(), args.get(1).unwrap_or_default());
-        let due = due(args.datum(2));
-        let slow = Duration::from_micros(args.get::<i32>(4).map_or(0, |us| us.max(0) as u64));
-        if args.get(3) == Some(true) {
-            claim_hints::advance(subscription, &[level], &[due]);
-        } else if claim_hints::walked() >= slow {
-            claim_hints::set(subscription, &[level, claim_hints::MORE], &[due, 0], hint_lifetime(claim_hints::walked()));
-        }
         Ok(None)
     }
 }

@@ -11,8 +11,8 @@ use pgrx::pg_sys::{self, Datum};
 use pgrx::{FromDatum, IntoDatum, JsonB};
 use serde_json::Value;
 
-use crate::pg::append::Leaf;
 use crate::pg::function::{Args, json_of};
+use crate::pg::table::Table;
 use crate::pg::{catalog, jsonb, shape};
 use crate::shared::wake;
 use crate::sql::{idempotency, registry, rights};
@@ -213,7 +213,7 @@ fn append(rows: &mut [Row], drawn: Option<Vec<i64>>) -> Result<Vec<i64>> {
     let xid = transaction_id(c"outbox.enqueue()");
     let leaf_of = |segment: i64| relations.messages[segment.rem_euclid(catalog::LEAVES as i64) as usize];
     let mut segment = catalog::current_value(relations.message_segment);
-    let mut leaf = Leaf::open(leaf_of(segment), shape::MESSAGE)?;
+    let mut leaf = Table::open(leaf_of(segment), shape::MESSAGE)?;
     loop {
         let now = catalog::current_value(relations.message_segment);
         if now == segment {
@@ -223,7 +223,7 @@ fn append(rows: &mut [Row], drawn: Option<Vec<i64>>) -> Result<Vec<i64>> {
         // and still reads the old number was in time.
         leaf.close();
         segment = now;
-        leaf = Leaf::open(leaf_of(segment), shape::MESSAGE)?;
+        leaf = Table::open(leaf_of(segment), shape::MESSAGE)?;
     }
     // SAFETY: reads the clock.
     let enqueued_at = unsafe { pg_sys::GetCurrentTimestamp() };

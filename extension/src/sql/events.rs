@@ -14,8 +14,8 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::{IntoDatum, PgSqlErrorCode, PgTryBuilder, Uuid};
 use serde_json::Value;
 
-use crate::pg::append::Leaf;
 use crate::pg::function::{Args, Returned, record};
+use crate::pg::table::Table;
 use crate::pg::{catalog, scan, shape};
 use crate::pg_function;
 use crate::shared::wake;
@@ -97,7 +97,7 @@ fn append(target: &Target<'_>, rows: &mut [Row], identified: bool) -> Result<App
     refuse_copy(&relations)?;
     let xid = transaction_id(c"outbox.append()");
     // Everything that needs no lock comes first: sessions that append to the same stream wait for the rest.
-    let mut leaf = Leaf::open(relations.events, shape::MESSAGE)?;
+    let mut leaf = Table::open(relations.events, shape::MESSAGE)?;
     lock(target.stream, xid.value, MAX_LOCKS);
     let state = exceptional(target.key)?;
     let index = leaf.index(relations.stream_index).ok_or_else(no_index)?;
@@ -139,7 +139,7 @@ fn append(target: &Target<'_>, rows: &mut [Row], identified: bool) -> Result<App
 
 /// Writes the rows. A transaction that did not lock the stream may have been there first, and has committed: that is the
 /// same conflict as one that was seen before.
-fn write(target: &Target<'_>, leaf: &mut Leaf, rows: &mut [Row]) -> Result<()> {
+fn write(target: &Target<'_>, leaf: &mut Table, rows: &mut [Row]) -> Result<()> {
     let taken = PgTryBuilder::new(std::panic::AssertUnwindSafe(|| {
         match rows {
             [row] => leaf.append(&mut row.values, &mut row.nulls),
@@ -159,7 +159,7 @@ fn write(target: &Target<'_>, leaf: &mut Leaf, rows: &mut [Row]) -> Result<()> {
 ///
 /// # Errors
 /// OB008: the events with these ids, at these versions, have another type or content.
-fn repeated(target: &Target<'_>, leaf: &Leaf, index: pg_sys::Relation, rows: &[Row]) -> Result<Option<Appended>> {
+fn repeated(target: &Target<'_>, leaf: &Table, index: pg_sys::Relation, rows: &[Row]) -> Result<Option<Appended>> {
     let (first, last) = (target.expected + 1, target.expected + rows.len() as i64);
     let (mut ids, mut same_ids, mut same_content) = (Vec::with_capacity(rows.len()), true, true);
     let mut compare = |stored: &crate::pg::txn::Row| {

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod after_append;
 pub mod checks;
 pub mod claim;
+pub mod cycle;
 pub mod enqueue;
 pub mod entry;
 pub mod events;

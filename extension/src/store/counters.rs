@@ -7,8 +7,8 @@ use outbox_core::Result;
 use outbox_dispatch::outcome::message_counters::MessageCounters;
 use pgrx::IntoDatum;
 
-use crate::pg::append::append_current;
 use crate::pg::shape;
+use crate::pg::table::append_current;
 use crate::worker::now;
 
 /// Leaves of each of the rings `counter` and `message_counter`.

@@ -6,7 +6,7 @@
 mod apart;
 mod batch;
 mod configuration;
-mod counters;
+pub mod counters;
 mod deliveries;
 mod feed;
 mod filter;

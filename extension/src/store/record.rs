@@ -18,7 +18,7 @@ use outbox_sender::Done;
 use pgrx::IntoDatum;
 use pgrx::pg_sys::{Datum, INT2ARRAYOID, INT4ARRAYOID, INT4OID, INT8ARRAYOID, INT8OID, TEXTARRAYOID, TEXTOID};
 
-use crate::pg::append::Leaf;
+use crate::pg::table::Table;
 use crate::pg::txn::{Plan, arg};
 use crate::pg::{catalog, shape};
 use crate::shared::shmem::Slot;
@@ -385,7 +385,7 @@ pub fn measure(slot: &Slot, entries: &[Entry]) {
 /// Appends one row per request to the current leaf.
 fn append_attempts(entries: &[Entry]) -> Result<()> {
     let segment = catalog::current_value(catalog::lookup("_attempt_segment")?).rem_euclid(catalog::LEAVES as i64);
-    let mut leaf = Leaf::open(catalog::lookup(&format!("_attempt_{segment:02}"))?, shape::ATTEMPT)?;
+    let mut leaf = Table::open(catalog::lookup(&format!("_attempt_{segment:02}"))?, shape::ATTEMPT)?;
     let mut texts = Texts::default();
     leaf.append_all(entries.chunk_by(of_one_request).map(|request| attempt_row(request, segment as i16, &mut texts)));
     leaf.close();

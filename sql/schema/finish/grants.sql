@@ -233,7 +233,7 @@ do $$
 declare
     name text;
 begin
-    foreach name in array array['claim', 'complete_and_claim', 'claim_delivery', 'read', 'cursor_get',
+    foreach name in array array['claim', 'complete', 'complete_and_claim', 'claim_delivery', 'read', 'cursor_get',
         'cursor_advance', 'cursor_reset', 'cursor_record_error', 'cursor_delete', 'get_message', 'history', 'archive_get',
         'list_messages', 'count_messages', 'archive_list', 'archive_stats', 'notification_log', 'create_endpoint',
         'alter_endpoint', 'rotate_secret', 'set_proxy', 'tick', 'maintain', 'rotate', 'purge', 'adopt'] loop

@@ -3,6 +3,10 @@
 -- A claim scans an index from the first delivery that is due and skips locked rows. So a claim waits for no other session,
 -- and its cost is that of the rows that it takes. The plan settings of each function are part of that: with the statistics
 -- of a young table, the planner would read and sort every delivery that is due.
+--
+-- The library's module `sql::cycle` does the same without the executor for claims that find something. So these functions see
+-- the other cases: a session's first claim from a subscription, nothing is due, a bundle has to be split into rows, the
+-- isolation level is a stricter one, or a table has been altered.
 
 -- API: private
 -- Returns the pull subscription of this name. Raises OB001 if there is none, and OB004 if it is pushed to an endpoint.
@@ -68,32 +72,12 @@ declare
     picked record;
     bundles record;
 begin
-    -- The checks are inlined, and a function is called only to raise the error: in a claim of one message, a call is a good
-    -- part of the cost. complete_and_claim() has a copy of the lines up to the look at `paused`. A function for both of them
-    -- would make a claim that finds nothing slower: by 1 % for one message, and by 5 % for several.
-    if max_messages = 1 and octet_length(worker) between 1 and 255 and lease between interval '1 us' and interval '7 days' then
-        picked := outbox_internal.pick_one(subscription);
-        if picked.ids is not null then
-            return query select *
-            from outbox_internal.lease(picked.source_id, subscription, picked.budget, picked.deadline, picked.ids,
-                picked.tried, picked.segment, worker, lease);
-            return;
-        end if;
-    end if;
-    select * into source from outbox.subscription s where s.name = subscription and s.deleted_at is null;
-    if source.id is null or source.endpoint_id is not null then
-        source := outbox_internal.pull_subscription(subscription);
-    end if;
-    if (octet_length(worker) between 1 and 255 and max_messages between 1 and 10000 and lease > interval '0'
-        and lease <= interval '7 days') is not true then
-        perform outbox_internal.check_claim(worker, max_messages, lease);
-    end if;
+    source := outbox_internal.pull_subscription(subscription);
+    perform outbox_internal.check_claim(worker, max_messages, lease);
     if source.paused then
         return;
     end if;
-    if max_messages = 1 then
-        perform outbox_internal.note_name(subscription, source.id);
-    end if;
+    perform outbox_internal.note_name(subscription, source.id);
     picked := outbox_internal.pick(source.id, max_messages, true);
     -- Without a dispatcher, a claim that finds nothing ticks and routes by itself. Only a transaction without an xid may do
     -- that, see _tick.

@@ -2,10 +2,11 @@
 -- library's module `shared::claim_hints` describes them.
 
 -- API: private
--- Returns the claim hints of a subscription, or of its bundles when subscription_id is negative, see _pick. levels:
--- priorities, highest first; 99999 at the end: there are lower ones, which were not scanned. since: for each priority, the
--- due time where the scan starts, in microseconds as in _time. Null: there are no hints, or this session shall scan from the
--- start. Called in a statement before the one that claims, so that the hints are older than the snapshot of the claim.
+-- Returns the claim hints of a subscription, or of its bundles when subscription_id is negative, see outbox_internal.pick().
+-- levels: priorities, highest first; 99999 at the end: there are lower ones, which were not scanned. since: for each
+-- priority, the due time where the scan starts, in microseconds as in outbox_internal.time(). Null: there are no hints, or
+-- this session shall scan from the start. Called in a statement before the one that claims, so that the hints are older than
+-- the snapshot of the claim.
 create function outbox_internal.claim_hints(subscription_id int, out levels int[], out since bigint[])
 language c volatile strict
 as 'MODULE_PATHNAME', 'outbox_claim_hints';
@@ -30,31 +31,17 @@ create function outbox_internal.slow_walk(found int) returns interval
 language c volatile strict as 'MODULE_PATHNAME', 'outbox_slow_walk';
 
 -- API: private
+-- For tests: every scan of this session counts as slow, so each claim sets hints, which hold for a minute.
+create function outbox_internal.remember_every_scan() returns void
+language c volatile as 'MODULE_PATHNAME', 'outbox_remember_every_scan';
+
+-- API: private
 -- The due time at which a scan for bundles starts.
 create function outbox_internal.bundles_since(subscription_id int) returns timestamptz
 language sql volatile
 return coalesce(outbox_internal.time(nullif(((outbox_internal.claim_hints(-subscription_id)).since)[1], 0)), '-infinity');
 
 -- API: private
--- The subscription id that this session remembers for a name, and the hints of that subscription; see
--- outbox_internal.pick_one().
--- subscription_id null: this session has not claimed from the subscription yet. level, since: the first hint of its
--- deliveries, bundles_since: that of its bundles; null: there are none.
-create function outbox_internal.claim_hints_of(
-    name text,
-    out subscription_id int,
-    out level int,
-    out since bigint,
-    out bundles_since bigint
-) language c volatile as 'MODULE_PATHNAME', 'outbox_claim_hints_of';
-
--- API: private
 -- Tells this session the id of the subscription that has this name.
 create function outbox_internal.note_name(name text, subscription_id int) returns void
 language c volatile strict as 'MODULE_PATHNAME', 'outbox_note_name';
-
--- API: private
--- Called after one delivery was found. due_at: when it became due. marked: there were hints. If so, advances the hint of
--- this priority; otherwise sets a hint if the scan took at least slow_us microseconds of CPU time.
-create function outbox_internal.note_claim(subscription_id int, level int, due_at timestamptz, marked boolean, slow_us int)
-returns void language c volatile strict as 'MODULE_PATHNAME', 'outbox_note_claim';
