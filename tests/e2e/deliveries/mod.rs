@@ -1,6 +1,7 @@
 mod bundles;
 mod cancel;
 mod claim_hints;
+mod cycle;
 mod dead_letters;
 mod delivery;
 mod ordering;

@@ -134,7 +134,7 @@ pub fn complete_and_claim(args: Args) -> Result<Returned> {
             match end(tables, done, None)? {
                 None => return Ok(None),
                 Some(ended) if ended.is_empty() => return Err(lease_lost()),
-                // What is left is the claim, also for the function in SQL.
+                // The claim is left, also for the function in SQL.
                 Some(_) => args.replace(0, None),
             }
         }
@@ -183,7 +183,7 @@ fn snapshot() -> pg_sys::Snapshot {
 }
 
 fn release(snapshot: pg_sys::Snapshot) {
-    // SAFETY: registered by `snapshot`. What was written since becomes visible to the statements that follow.
+    // SAFETY: registered by `snapshot`. Later statements see the rows that were written since.
     unsafe {
         pg_sys::UnregisterSnapshot(snapshot);
         pg_sys::CommandCounterIncrement();

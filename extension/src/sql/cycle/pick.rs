@@ -49,7 +49,7 @@ pub(super) struct Pick<'a> {
     pub(super) lease: i64,
     pub(super) now: i64,
     pub(super) taken: Vec<Taken>,
-    /// What was taken are whole bundles.
+    /// Whole bundles were taken.
     pub(super) bundled: bool,
 }
 
