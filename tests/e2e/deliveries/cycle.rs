@@ -176,7 +176,11 @@ async fn a_table_that_was_altered_is_left_to_the_executor() {
     run(&db, "alter table outbox.delivery drop column more; create index more on outbox.delivery (upper(state))").await;
     cycle(4).await;
     // An index of plain columns is maintained, whatever the code that writes.
-    run(&db, "drop index outbox.more; create index more on outbox.delivery (lease, state); set track_functions = 'all'").await;
+    run(
+        &db,
+        "drop index outbox.more; create index more on outbox.delivery (lease, state); set track_functions = 'all'",
+    )
+    .await;
     cycle(4).await;
     assert_eq!(statements_ran(&db).await, 0);
     run(&db, "select outbox.enqueue('job', '{}', priority => 1)").await;
@@ -184,6 +188,7 @@ async fn a_table_that_was_altered_is_left_to_the_executor() {
     let found: i64 = one(&db, "select count(*) from outbox.claim('work', 'w')").await;
     assert_eq!(found, 1);
     run(&db, "set enable_seqscan = off; set enable_bitmapscan = off").await;
-    let indexed = "select count(*) from outbox.delivery d join outbox.lease l on l.id = d.lease where d.state = 'processing'";
+    let indexed =
+        "select count(*) from outbox.delivery d join outbox.lease l on l.id = d.lease where d.state = 'processing'";
     assert_eq!(one::<i64>(&db, indexed).await, 1);
 }
