@@ -7,9 +7,9 @@
 --   condition is part of it. None of the owner's code is parsed, analysed or executed with another identity: the function is
 --   created without being checked, given to the owner, and then checked as the owner. Triggers are created with the rights
 --   of the caller.
--- - The triggers are statement-level triggers with transition tables: one call of enqueue_many() per thousand rows. OLD and
---   NEW rows are paired by their order, because PostgreSQL appends both for each row. So a change of the key does not break
---   a pair.
+-- - The triggers are statement-level triggers with transition tables, and one statement enqueues a message for each row. OLD
+--   and NEW rows are paired by their order, because PostgreSQL appends both for each row. So a change of the key does not
+--   break a pair.
 -- - The function contains neither the table's name nor its type, so a name that moves to another table changes nothing.
 -- - A statement fires the triggers of the table that it names, and of no other. So every existing partition gets the
 --   triggers too.
@@ -135,10 +135,10 @@ begin
         raise exception '% cannot be captured', relation using errcode = 'wrong_object_type',
             hint = 'Ordinary and partitioned tables can, if they are neither temporary nor PostgreSQL''s or pg_outbox''s own.';
     end if;
-    if not exists (
+    if exists (
         select from pg_proc p
-        where p.pronamespace = 'outbox'::regnamespace and p.proname = 'enqueue_many'
-            and has_function_privilege(owner, p.oid, 'execute')
+        where p.pronamespace = 'outbox'::regnamespace and p.proname in ('enqueue', 'enqueue_many')
+            and not has_function_privilege(owner, p.oid, 'execute')
     ) or not has_schema_privilege(owner, 'outbox', 'usage') then
         raise exception 'role "%" may not enqueue', owner::regrole using errcode = 'insufficient_privilege',
             detail = 'A capture enqueues with the rights of the table''s owner.',
@@ -230,7 +230,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     op text;
-    source text := outbox_internal.capture_rows(relation::text, true);
+    source text := relation::text;
 begin
     -- Literals of the owner's types run the owner's code.
     foreach op in array options.operations loop

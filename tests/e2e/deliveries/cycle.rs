@@ -26,7 +26,7 @@ select outbox.append('order-' || n % 4, 'Placed', jsonb_build_object('n', n)) fr
 select outbox.append('account', 'Opened', '{}');
 "#;
 
-/// A row of a result, but for the columns that each call makes anew.
+/// The rows of a result, without the columns that differ from call to call.
 type Found = Vec<BTreeMap<String, Option<String>>>;
 
 async fn run(db: &Client, statements: &str) {
