@@ -1,15 +1,18 @@
-//! The parts of the core crate that the events of Python use: encryption of fields, wrapped keys, and chains of upcasters.
+//! Rows of events, and the parts of the core crate that the events of Python use: encryption of fields, wrapped keys, and chains of
+//! upcasters.
 //!
 //! The fields of one event are one call, with JSON text in and out, so that numbers stay as they were written.
-
-use std::collections::HashSet;
 
 use outbox_core::encrypt::{self, Cipher, NONCE_LENGTH, Place};
 use outbox_core::upcast::Chains as CoreChains;
 use pg_outbox::Outbox;
-use pg_outbox::tokio_postgres::types::Type;
+use pg_outbox::call::call_columns;
+use pg_outbox::chrono::{DateTime, Utc};
+use pg_outbox::tokio_postgres::Row;
+use pg_outbox::tokio_postgres::types::FromSql;
+use pyo3::IntoPyObjectExt as _;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList, PyTuple};
 use serde_json::Value;
 
 use crate::exception;
@@ -104,32 +107,59 @@ fn unwrap_key<'py>(py: Python<'py>, master: &[u8], wrapped: &[u8], name: &str) -
     Ok(PyBytes::new(py, &key.map_err(|e| failed(py, e))?))
 }
 
-/// Returns rows of events with their data as JSON text in a text. The data of an event that was erased is null.
-pub(crate) async fn with_text(outbox: &Outbox, mut rows: Vec<Value>) -> Result<Vec<Value>, pg_outbox::Error> {
-    // As JSON, a row has null both for the null of JSON and for data that is gone. Few events have either of them.
-    let unclear: Vec<(&str, i64)> = rows
-        .iter()
-        .filter(|row| row["data"].is_null() && row["body"].is_null())
-        .filter_map(|row| Some((row["stream"].as_str()?, row["version"].as_i64()?)))
-        .collect();
-    let null = if unclear.is_empty() { HashSet::new() } else { json_nulls(outbox, &unclear).await? };
-    for row in &mut rows {
-        let is_null = row["message_id"].as_i64().is_some_and(|id| null.contains(&id));
-        if let Some(data) = row.get_mut("data").filter(|data| is_null || !data.is_null()) {
-            *data = Value::String(data.to_string());
-        }
-    }
-    Ok(rows)
+/// The columns of events that Python reads. JSON is text: the parser of Python does not round the numbers of the data, and the null of
+/// JSON is not the null of an event that was erased.
+const COLUMNS: &str =
+    "r.position, r.epoch, r.message_id, r.version, r.stream, r.type, r.event_id::text, nullif(r.metadata, '{}')::text,
+    r.tenant, r.occurred_at, r.recorded_at, r.content_type, r.data::text, r.body";
+
+/// Calls a function that returns events.
+pub(crate) async fn rows(outbox: &Outbox, function: &str, args: &str) -> Result<Vec<Row>, pg_outbox::Error> {
+    let args: Value = serde_json::from_str(args)?;
+    call_columns(&**outbox.session().await?, function, args, COLUMNS).await
 }
 
-/// Returns the message ids of those of the events, named by stream and version, whose data is the null of JSON.
-async fn json_nulls(outbox: &Outbox, events: &[(&str, i64)]) -> Result<HashSet<i64>, pg_outbox::Error> {
-    let sql = "select e.message_id from unnest($1, $2) as k(stream, version)
-        cross join lateral outbox.load(k.stream, k.version, 1) e where e.version = k.version and e.data is not null";
-    let (streams, versions): (Vec<&str>, Vec<i64>) = events.iter().copied().unzip();
-    let session = outbox.session().await?;
-    let found = session.query_typed(sql, &[(&streams, Type::TEXT_ARRAY), (&versions, Type::INT8_ARRAY)]).await?;
-    found.iter().map(|row| Ok(row.try_get(0)?)).collect()
+fn column<'a, 'py, T: FromSql<'a> + IntoPyObject<'py>>(
+    py: Python<'py>,
+    row: &'a Row,
+    i: usize,
+) -> PyResult<Bound<'py, PyAny>> {
+    row.try_get::<_, Option<T>>(i).map_err(|error| failed(py, error))?.into_bound_py_any(py)
+}
+
+/// Returns a time in microseconds since 1970.
+fn time<'py>(py: Python<'py>, row: &Row, i: usize) -> PyResult<Bound<'py, PyAny>> {
+    let at: Option<DateTime<Utc>> = row.try_get(i).map_err(|error| failed(py, error))?;
+    at.map(|at| at.timestamp_micros()).into_bound_py_any(py)
+}
+
+/// Returns events as tuples of their columns. The last one is the content: text of JSON, bytes, or none.
+pub(crate) fn tuples(py: Python<'_>, rows: Vec<Row>) -> PyResult<Py<PyAny>> {
+    let list = PyList::empty(py);
+    for row in &rows {
+        let body: Option<&[u8]> = row.try_get(13).map_err(|error| failed(py, error))?;
+        let content = match body {
+            Some(body) => PyBytes::new(py, body).into_any(),
+            None => column::<&str>(py, row, 12)?,
+        };
+        let columns = [
+            column::<i64>(py, row, 0)?,
+            column::<i32>(py, row, 1)?,
+            column::<i64>(py, row, 2)?,
+            column::<i64>(py, row, 3)?,
+            column::<&str>(py, row, 4)?,
+            column::<&str>(py, row, 5)?,
+            column::<&str>(py, row, 6)?,
+            column::<&str>(py, row, 7)?,
+            column::<&str>(py, row, 8)?,
+            time(py, row, 9)?,
+            time(py, row, 10)?,
+            column::<&str>(py, row, 11)?,
+            content,
+        ];
+        list.append(PyTuple::new(py, columns)?)?;
+    }
+    Ok(list.into_any().unbind())
 }
 
 /// The versions of event types that have upcasters.

@@ -267,15 +267,10 @@ impl Core {
         submit(future, work, json_text)
     }
 
-    /// The same for functions that return events: their data is JSON text in a text, so that the parser of Python does not round
-    /// its numbers, and so that the null of JSON is not the null of an event that was erased.
+    /// The same for functions that return events, which become tuples.
     fn call_events(&self, py: Python<'_>, future: Py<PyAny>, function: String, args: String) -> PyResult<Task> {
         let outbox = self.outbox(py)?;
-        let work = async move {
-            let args: Value = serde_json::from_str(&args)?;
-            events::with_text(&outbox, outbox.call(&function, args, &[]).await?).await
-        };
-        submit(future, work, json_text)
+        submit(future, async move { events::rows(&outbox, &function, &args).await }, events::tuples)
     }
 
     fn call_void(&self, py: Python<'_>, future: Py<PyAny>, function: String, args: String) -> PyResult<Task> {

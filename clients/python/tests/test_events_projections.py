@@ -301,6 +301,9 @@ def test_inline_and_live_projections(table):
             raise ValueError
 
     append(table, [1])
+    # A live projection begins at the end of the feed, which this event is not in before a tick.
+    with psycopg.connect(table, autocommit=True) as conn:
+        conn.execute("select outbox.tick()")
     with Running(made):
         until("it follows", lambda: made.status("live").state == "running" and made._lives["live"].events is not None)
         append(table, [10, 11, 12], store=made._store)
@@ -310,6 +313,23 @@ def test_inline_and_live_projections(table):
     made.unregister("inline")
     append(table, [13], store=made._store)
     assert rows(table) == [10, 11, 12]
+
+
+def test_content_that_is_erased_while_a_page_waits_is_not_applied(table):
+    append(table, range(4))
+    made, seen = engine(table), []
+
+    def slow(conn, events):
+        seen.extend(event.data for event in events)
+        if len(seen) == 1:
+            ahead, _ = made._found("slow").reader._cursor._ahead
+            until("the next page is read", ahead.done)
+            with psycopg.connect(table, autocommit=True) as other:
+                other.execute("select outbox.erase(message_id, reason => 'asked for') from outbox.load('n-1', 2, 1)")
+            time.sleep(1.0)
+
+    made.register("slow", slow, lambda: psycopg.connect(table), batch=1)
+    assert made.drain("slow") == 4 and seen == [0, None, 2, 3]
 
 
 def test_two_engines_share_a_projection(table):

@@ -11,8 +11,8 @@ use bytes::BytesMut;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio_postgres::GenericClient;
 use tokio_postgres::types::{Format, IsNull, Kind, ToSql, Type, to_sql_checked};
+use tokio_postgres::{GenericClient, Row};
 
 use crate::error::{Error, Result};
 
@@ -140,6 +140,25 @@ pub async fn call(
     rows(client, &sql, &args, ARGUMENTS, function).await
 }
 
+/// Does the same as [`call()`] for a function that returns a table, and returns columns of its rows. `columns` is SQL; a row is `r`.
+///
+/// # Errors
+/// Those of the function.
+pub async fn call_columns(
+    client: &impl GenericClient,
+    function: &str,
+    args: impl Serialize,
+    columns: &str,
+) -> Result<Vec<Row>> {
+    if !is_name(function) {
+        return Err(Error::invalid(format!("malformed function name \"{function}\"")));
+    }
+    let args = named_arguments(serde_json::to_value(args)?)?;
+    let list: Vec<String> = args.iter().enumerate().map(|(i, (name, _))| format!("\"{name}\" => ${}", i + 1)).collect();
+    let sql = format!("select {columns} from outbox.{function}({}) r", list.join(", "));
+    fetched(client, &sql, &args, ARGUMENTS, function).await
+}
+
 /// Calls a function that returns nothing.
 ///
 /// # Errors
@@ -212,6 +231,17 @@ async fn rows(
     types: &str,
     of: &str,
 ) -> Result<Vec<Value>> {
+    let rows = fetched(client, sql, args, types, of).await?;
+    rows.iter().map(|row| Ok(row.try_get::<_, Option<Value>>(0)?.unwrap_or(Value::Null))).collect()
+}
+
+async fn fetched(
+    client: &impl GenericClient,
+    sql: &str,
+    args: &[(String, Value)],
+    types: &str,
+    of: &str,
+) -> Result<Vec<Row>> {
     let known = if args.is_empty() { Vec::new() } else { client.query_typed(types, &[(&of, Type::TEXT)]).await? };
     let known: HashMap<&str, u32> =
         known.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_>>()?;
@@ -219,8 +249,7 @@ async fn rows(
     let type_of = |name: &str| known.get(name).and_then(|oid| Type::from_oid(*oid)).unwrap_or(Type::UNKNOWN);
     let values: Vec<(Argument<'_>, Type)> = args.iter().map(|(name, value)| (Argument(value), type_of(name))).collect();
     let params: Vec<(&(dyn ToSql + Sync), Type)> = values.iter().map(|(value, ty)| (value as _, ty.clone())).collect();
-    let rows = client.query_typed(sql, &params).await?;
-    rows.iter().map(|row| Ok(row.try_get::<_, Option<Value>>(0)?.unwrap_or(Value::Null))).collect()
+    Ok(client.query_typed(sql, &params).await?)
 }
 
 /// Converts rows to `T`.

@@ -37,7 +37,11 @@ def result(future: Future[Any]) -> Any:
 
 def wait(begin: Begin) -> Any:
     """Runs a call in blocking code."""
-    future = start(begin)
+    return waited(start(begin))
+
+
+def waited(future: Future[Any]) -> Any:
+    """Waits for a call that has begun, in blocking code."""
     try:
         return result(future)
     except KeyboardInterrupt:

@@ -1,12 +1,31 @@
-//! [`ProgressBars`]: the progress of rebuilds, as bars on a terminal.
+//! [`ProgressBars`]: the progress of rebuilds, as bars on a terminal. The lines are those of the other clients.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::{Mutex, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::project::Progress;
+
+const BAR: i64 = 20;
+
+/// Returns the progress of a projection as a line. The name is filled up to a width, so that several lines have columns.
+pub fn progress_line(name: &str, progress: Progress, width: usize) -> String {
+    line(name, "", progress, width)
+}
+
+/// Returns the progress of a projection as [`progress_line`] does, with a bar.
+pub fn progress_bar(name: &str, progress: Progress, width: usize) -> String {
+    let bar: String = (0..BAR).map(|part| if part < progress.share_of(BAR) { '#' } else { '.' }).collect();
+    line(name, &format!("[{bar}]  "), progress, width)
+}
+
+fn line(name: &str, bar: &str, progress: Progress, width: usize) -> String {
+    // A control character would change the terminal.
+    let name = name.replace(char::is_control, "?");
+    format!("{name:width$}  {bar}{:3} %  {}", progress.percent(), progress.counts())
+}
 
 /// Bars on standard error, one per projection. Where this is no terminal, each progress is a line.
 ///
@@ -22,7 +41,7 @@ use super::project::Progress;
 #[derive(Debug, Default)]
 pub struct ProgressBars {
     all: MultiProgress,
-    bars: Mutex<HashMap<String, ProgressBar>>,
+    bars: Mutex<BTreeMap<String, (ProgressBar, Progress)>>,
 }
 
 impl ProgressBars {
@@ -35,20 +54,22 @@ impl ProgressBars {
     pub fn show(&self, name: &str, progress: Progress) {
         if self.all.is_hidden() {
             // A closed standard error ends no rebuild.
-            let _ = writeln!(std::io::stderr(), "{name}: {progress}");
+            let _ = writeln!(std::io::stderr(), "{}", progress_line(name, progress, 0));
             return;
         }
         let mut bars = self.bars.lock().unwrap_or_else(PoisonError::into_inner);
-        let bar = bars.entry(name.to_owned()).or_insert_with(|| {
-            let style = ProgressStyle::with_template("{prefix} {wide_bar} {msg}");
+        let entry = bars.entry(name.to_owned()).or_insert_with(|| {
+            let style = ProgressStyle::with_template("{wide_msg}");
             let bar = ProgressBar::new(1).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            self.all.add(bar).with_prefix(name.to_owned())
+            (self.all.add(bar), progress)
         });
-        bar.set_length(u64::try_from(progress.total).unwrap_or(0).max(1));
-        bar.set_message(progress.to_string());
-        match progress.done >= progress.total {
-            true => bar.finish(),
-            false => bar.set_position(u64::try_from(progress.done).unwrap_or(0)),
+        entry.1 = progress;
+        let width = bars.keys().map(|name| name.chars().count()).max().unwrap_or(0);
+        for (name, (bar, progress)) in bars.iter() {
+            bar.set_message(progress_bar(name, *progress, width));
+            if progress.done >= progress.total {
+                bar.finish();
+            }
         }
     }
 }
@@ -70,11 +91,9 @@ mod tests {
             bars.show("names", progress(3));
         }
         let known = bars.bars.lock().unwrap();
-        assert_eq!((known["totals"].position(), known["totals"].is_finished()), (10, true));
-        assert_eq!(
-            (known["names"].position(), known["names"].is_finished(), known["names"].message()),
-            (3, false, progress(3).to_string())
-        );
+        let shown = |name: &str| (known[name].0.message(), known[name].0.is_finished());
+        assert_eq!(shown("totals"), (progress_bar("totals", progress(10), 6), true));
+        assert_eq!(shown("names"), (progress_bar("names", progress(3), 6), false));
         drop(known);
         let hidden = ProgressBars::new();
         hidden.all.set_draw_target(ProgressDrawTarget::hidden());

@@ -111,17 +111,54 @@ impl Progress {
         let remaining = Duration::try_from_secs_f64((total - done) as f64 / rate).ok();
         Progress { done, total, rate, remaining }
     }
+
+    pub(super) fn percent(&self) -> i64 {
+        self.share_of(100)
+    }
+
+    /// Returns so many parts of a whole as are done, rounded down.
+    #[allow(clippy::cast_possible_truncation, reason = "it is not above the whole")]
+    pub(super) fn share_of(&self, whole: i64) -> i64 {
+        if self.total <= 0 {
+            whole
+        } else {
+            (i128::from(self.done) * i128::from(whole) / i128::from(self.total)) as i64
+        }
+    }
+
+    /// Returns the positions, the rate and the time that is left.
+    #[allow(clippy::cast_possible_truncation, reason = "a number for people")]
+    pub(super) fn counts(&self) -> String {
+        let (done, total, rate) = (grouped(self.done), grouped(self.total), grouped((self.rate + 0.5).floor() as i64));
+        let left = match self.remaining {
+            _ if self.done >= self.total => "  done".to_owned(),
+            Some(left) => format!("  {} left", length(left)),
+            None => String::new(),
+        };
+        format!("{done} of {total}  {rate}/s{left}")
+    }
+}
+
+/// Returns a number with a comma before each group of three digits.
+fn grouped(number: i64) -> String {
+    let digits = number.to_string();
+    let parts = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
+    parts.collect::<Vec<_>>().join(",")
+}
+
+/// Returns a time in its largest units, rounded up to seconds.
+fn length(time: Duration) -> String {
+    match time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0)) {
+        seconds @ ..60 => format!("{seconds} s"),
+        seconds @ ..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
 }
 
 impl fmt::Display for Progress {
-    /// Shows it in a line: `45 %, 4500 of 10000 positions, 1234/s, 4 s left`.
+    /// Shows it in a line: `45 %  4,500 of 10,000  1,234/s  4 s left`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let percent = if self.total == 0 { 100 } else { i128::from(self.done) * 100 / i128::from(self.total) };
-        write!(f, "{percent} %, {} of {} positions, {:.0}/s", self.done, self.total, self.rate)?;
-        match self.remaining {
-            Some(left) if self.done < self.total => write!(f, ", {} s left", left.as_secs().saturating_add(1)),
-            _ => Ok(()),
-        }
+        write!(f, "{} %  {}", self.percent(), self.counts())
     }
 }
 
@@ -788,10 +825,10 @@ mod tests {
     #[test]
     fn progress_is_a_line() {
         let line = |done, total, seconds| Progress::new(done, total, Duration::from_secs(seconds)).to_string();
-        assert_eq!(line(4500, 10_000, 3), "45 %, 4500 of 10000 positions, 1500/s, 4 s left");
-        assert_eq!(line(0, 10_000, 3), "0 %, 0 of 10000 positions, 0/s");
-        assert_eq!(line(12_000, 10_000, 5), "100 %, 10000 of 10000 positions, 2000/s");
+        assert_eq!(line(4500, 10_000, 3), "45 %  4,500 of 10,000  1,500/s  4 s left");
+        assert_eq!(line(0, 10_000, 3), "0 %  0 of 10,000  0/s");
+        assert_eq!(line(12_000, 10_000, 5), "100 %  10,000 of 10,000  2,000/s  done");
         // The selection may begin behind the end of the feed.
-        assert_eq!(line(-3, -3, 1), "100 %, 0 of 0 positions, 0/s");
+        assert_eq!(line(-3, -3, 1), "100 %  0 of 0  0/s  done");
     }
 }

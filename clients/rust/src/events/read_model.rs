@@ -147,7 +147,7 @@ impl Query {
         self.among(column, values, true)
     }
 
-    /// The column has none of these values, and is not null.
+    /// The column has none of these values, and is not null. Of an empty list, null has none either.
     #[must_use]
     pub fn not_in<V: Serialize>(self, column: &str, values: impl IntoIterator<Item = V>) -> Query {
         self.among(column, values, false)
@@ -183,6 +183,32 @@ impl Query {
     pub fn between(mut self, column: &str, least: impl Serialize, most: impl Serialize) -> Query {
         let (least, most) = (self.value(column, least), self.value(column, most));
         self.test(column, Test::Between(least, most))
+    }
+
+    /// A condition that comes as data, for example of a request. The operators are `=`, `!=`, `>`, `>=`, `<`, `<=`, `like`, `is null`,
+    /// `is not null`, `contains`, `between`, which has two values, and `in` and `not in`, whose value is a list.
+    #[must_use]
+    pub fn condition(mut self, column: &str, operator: &str, values: &[Value]) -> Query {
+        match (operator.to_lowercase().as_str(), values) {
+            ("=", [value]) => self.equal(column, value),
+            ("!=", [value]) => self.not_equal(column, value),
+            (">", [value]) => self.above(column, value),
+            (">=", [value]) => self.at_least(column, value),
+            ("<", [value]) => self.below(column, value),
+            ("<=", [value]) => self.at_most(column, value),
+            ("in", [Value::Array(values)]) => self.is_in(column, values),
+            ("not in", [Value::Array(values)]) => self.not_in(column, values),
+            ("like", [Value::String(pattern)]) => self.like(column, pattern),
+            ("is null", []) => self.is_null(column),
+            ("is not null", []) => self.is_not_null(column),
+            ("contains", [value]) => self.contains(column, value),
+            ("between", [least, most]) => self.between(column, least, most),
+            _ => {
+                let operator: String = operator.chars().take(50).collect();
+                self.wrong = Some(format!("there is no condition \"{operator}\" with {} such values", values.len()));
+                self
+            }
+        }
     }
 
     /// Sorts by a column, behind the columns that were named before. Nulls are last. The key comes last of all, so that pages do not
@@ -419,10 +445,10 @@ impl<T> ReadModel<T> {
         }
     }
 
-    /// Inserts a row: a `T`, or an object that has some of the columns.
+    /// Inserts a row: a `T`, or an object that has the key and some of the other columns.
     ///
     /// # Errors
-    /// Kind conflict (23505) if there is a row with its key. 22023 for a field that is no column.
+    /// Kind conflict (23505) if there is a row with its key. 22023 for a field that is no column, and for a row without a key.
     pub async fn insert(&self, on: impl Executor, row: &(impl Serialize + Sync + ?Sized)) -> Result<()> {
         match self.write(on, row, false).await? {
             true => Ok(()),
@@ -433,7 +459,7 @@ impl<T> ReadModel<T> {
     /// Inserts a row, or replaces the columns of the one with its key. Columns that the row does not have stay.
     ///
     /// # Errors
-    /// 22023 for a field that is no column.
+    /// 22023 for a field that is no column, and for a row without a key.
     pub async fn upsert(&self, on: impl Executor, row: &(impl Serialize + Sync + ?Sized)) -> Result<()> {
         self.write(on, row, true).await.map(|_| ())
     }
@@ -451,11 +477,10 @@ impl<T> ReadModel<T> {
         }
     }
 
-    /// Changes columns of a row. `values` is an object: `&json!({"amount": 42})`.
+    /// Changes columns of a row. `values` is an object: `&json!({"amount": 42})`. The key is none of them.
     ///
     /// # Errors
-    /// Kind not_found (OB001) if there is no row with the key. Kind conflict (23505) if there is one with its new key. 22023 for a
-    /// field that is no column.
+    /// Kind not_found (OB001) if there is no row with the key. 22023 for a field that is no column, or that belongs to the key.
     pub async fn update(
         &self,
         mut on: impl Executor,
@@ -536,6 +561,22 @@ fn key_parts(key: &Value, columns: usize) -> Result<Vec<Value>> {
         key if columns == 1 => Ok(vec![key.clone()]),
         Value::Array(parts) if parts.len() == columns => Ok(parts.clone()),
         _ => Err(Error::invalid(format!("the key has {columns} columns")).hint("It is a tuple of them.")),
+    }
+}
+
+/// Refuses a row without its key.
+fn check_row(row: &Map<String, Value>, key: &[String]) -> Result<()> {
+    match key.iter().find(|name| row.get(*name).is_none_or(Value::is_null)) {
+        Some(name) => Err(Error::invalid(format!("the row has no \"{name}\"")).detail("It belongs to the key.")),
+        None => Ok(()),
+    }
+}
+
+/// Refuses changes of a key.
+fn check_changes(values: &Map<String, Value>, key: &[String]) -> Result<()> {
+    match key.iter().find(|name| values.contains_key(*name)) {
+        Some(name) => Err(Error::invalid(format!("column \"{name}\" belongs to the key and cannot be changed"))),
+        None => Ok(()),
     }
 }
 

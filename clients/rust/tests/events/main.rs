@@ -11,6 +11,8 @@ mod encryption;
 mod keys;
 #[cfg(feature = "testing")]
 mod kit;
+#[cfg(feature = "events-progress")]
+mod progress;
 mod projections;
 mod read_models;
 mod sagas;
@@ -19,7 +21,7 @@ mod shop;
 mod shop_example;
 mod streams;
 mod subscriptions;
-#[cfg(feature = "events-encryption")]
+#[cfg_attr(not(feature = "events-encryption"), allow(dead_code, reason = "the runner of the scenarios uses all of it"))]
 #[path = "../suite/mod.rs"]
 mod suite;
 #[cfg(feature = "events-encryption")]

@@ -8,23 +8,27 @@ projections move their cursor over it, so that a projection of rare types has no
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 from .. import _core
-from .._calls import Begin, wait, wait_async
+from .._calls import Begin, start, wait, wait_async, waited
 from .._enqueue import advance_on
 from .._errors import ConflictError, RetryError, invalid
 from .._reader import AsyncReader, Reader, Source
 from .._rows import dumps
 from ._runs import AGAIN, drive, sqlstate
 from .errors import quotes, told
-from .store import EventStore, RecordedEvent, recorded
+from .store import PAGE_BYTES, EventStore, RecordedEvent
 
 logger = logging.getLogger("pg_outbox.events")
 
@@ -48,7 +52,7 @@ class Selection:
         return {name: value for name, value in found.items() if value is not None}
 
 
-@dataclass
+@dataclass(slots=True)
 class Item:
     """An event that is not decoded, with what the loop of a reader wants to know of a message."""
 
@@ -58,12 +62,31 @@ class Item:
     topic: str
 
 
-def _rows(answer: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads(answer)
-    for row in rows:
-        if row["body"] is not None:
-            row["body"] = bytes.fromhex(row["body"][2:])
-    return rows
+Row = tuple[Any, ...]
+"""What call_events() of the native module returns for an event: position, epoch, id of the message, version, and further columns."""
+
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.timezone.utc)
+_LONGEST_WAIT = 1.0
+"""The longest time, in seconds, that a page waits until it is used. Content that is erased meanwhile would still be applied."""
+
+
+def _items(rows: list[Row]) -> list[Item]:
+    items = []
+    # Events of one append have the same time.
+    last, at = 0, _EPOCH
+    for position, _, message_id, version, stream, topic, event_id, metadata, tenant, occurred, stored, content_type, content in rows:
+        # A row without a message only says after which position to continue.
+        if message_id is None:
+            continue
+        if stored != last:
+            last, at = stored, _EPOCH + dt.timedelta(0, 0, stored)
+        event = RecordedEvent(
+            stream, version, topic, None, {} if metadata is None else json.loads(metadata), None if event_id is None else UUID(event_id),
+            position, message_id, tenant, at if occurred == stored else _EPOCH + dt.timedelta(0, 0, occurred), at, content is None,
+            content_type,
+        )
+        items.append(Item(event, content, position or 0, topic))
+    return items
 
 
 class Feed:
@@ -78,6 +101,7 @@ class Feed:
         self._size = size
         self._stream = stream
         self._epoch: int | None = None
+        self.is_full = False
 
     def call(self) -> Begin:
         """Returns the call of the next page."""
@@ -88,19 +112,14 @@ class Feed:
         args = {"after_position": self.position, "max_events": self._size, **self._selection.arguments(), **more}
         return lambda f: self.core.call_events(f, "read_events", dumps(args))
 
-    def take(self, answer: str) -> tuple[list[Item], bool]:
+    def take(self, rows: list[Row]) -> tuple[list[Item], bool]:
         """Takes a page, and returns its events, and whether the position has moved."""
-        rows = _rows(answer)
+        self.is_full = len(rows) >= self._size
         if not rows:
             return [], False
-        items = []
-        for row in rows:
-            if row["message_id"] is not None:
-                event, content = recorded(row)
-                items.append(Item(event, content, event.position or 0, event.type))
-        self.position = rows[-1]["version"] if self._stream is not None else rows[-1]["position"]
-        self._epoch = rows[-1]["epoch"]
-        return items, True
+        position, self._epoch, _, version, *_ = rows[-1]
+        self.position = position if self._stream is None else version
+        return _items(rows), True
 
     async def key(self, key_id: str) -> Mapping[str, Any] | None:
         """Finds a data key, in asyncio."""
@@ -155,9 +174,9 @@ class _Iterated:
             raise error
         logger.warning("events could not be read, failure %d of %d: %s", self._failures, self._retries, error.message)
 
-    def _taken(self, answer: str) -> bool:
+    def _taken(self, rows: list[Row]) -> bool:
         self._failures = 0
-        items, moved = self._feed.take(answer)
+        items, moved = self._feed.take(rows)
         self._buffer.extend(items)
         return moved
 
@@ -231,7 +250,10 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
 
 
 class _Cursor:
-    """The place of a reader with a consumer: the cursor, and what is read behind it."""
+    """The place of a reader with a consumer: the cursor, and what is read behind it.
+
+    The server reads the next page while the events of this one are decoded and applied. The page is dropped when the reader goes back
+    to its cursor. The cursor itself moves as it does without, by a compare-and-set in the transaction of the effect."""
 
     def __init__(self, core: _core.Core, consumer: str, selection: Selection, batch: int, poll_interval: float) -> None:
         self.core = core
@@ -241,8 +263,8 @@ class _Cursor:
         self._selection = selection
         self._batch = batch
         self.feed = Feed(core, selection, 0, batch)
-        self.items: deque[Item] = deque()
         self.stale = True
+        self._ahead: tuple[Future[list[Row]], float] | None = None
         self.connected = False
 
     def get(self) -> Begin:
@@ -254,8 +276,32 @@ class _Cursor:
         """Goes on from the cursor that was read."""
         self.confirmed = json.loads(answer)[0]["position"]
         self.feed = Feed(self.core, self._selection, self.confirmed, self._batch)
-        self.items.clear()
+        self._drop_ahead()
         self.stale = False
+
+    def page(self) -> Future[list[Row]]:
+        """Returns the page behind this one, which may have been asked for already."""
+        if self._ahead is not None:
+            ahead, begun = self._ahead
+            # An empty page is old news: an event may have come since.
+            if time.monotonic() - begun < _LONGEST_WAIT and not (ahead.done() and not ahead.exception() and not ahead.result()):
+                self._ahead = None
+                return ahead
+        self._drop_ahead()
+        return start(self.feed.call())
+
+    def take(self, rows: list[Row]) -> tuple[list[Item], bool]:
+        """Takes a page, and asks for the next one, unless there is probably nothing in it."""
+        items, moved = self.feed.take(rows)
+        # Two pages of large events would take much memory.
+        if self.feed.is_full and sum(len(item.content or "") for item in items) < PAGE_BYTES:
+            self._ahead = start(self.feed.call()), time.monotonic()
+        return items, moved
+
+    def _drop_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead[0].cancel()
+            self._ahead = None
 
     def over(self) -> Begin:
         """Returns the call that moves the cursor over positions without events."""
@@ -326,7 +372,7 @@ class EventReader(Reader):
             try:
                 if cursor.stale:
                     cursor.at(wait(cursor.get()))
-                items, moved = cursor.feed.take(wait(cursor.feed.call()))
+                items, moved = cursor.take(waited(cursor.page()))
                 cursor.connected = True
                 # Another instance may have applied the event that has failed here.
                 self._source.failing = None
@@ -377,7 +423,7 @@ class AsyncEventReader(AsyncReader):
             try:
                 if cursor.stale:
                     cursor.at(await wait_async(cursor.get()))
-                items, moved = cursor.feed.take(await wait_async(cursor.feed.call()))
+                items, moved = cursor.take(await asyncio.wrap_future(cursor.page()))
                 cursor.connected = True
                 # Another instance may have applied the event that has failed here.
                 self._source.failing = None

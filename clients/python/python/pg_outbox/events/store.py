@@ -322,34 +322,51 @@ class EventStore:
 
     async def decoded(self, in_asyncio: bool, lookup: Lookup, event: RecordedEvent, content: str | bytes | None) -> RecordedEvent:
         """Decrypts, upcasts and decodes the content into the data of the event, and returns the event."""
-        if content is None:
+        if self.decoded_now(event, content):
             return event
-        text = content
-        if isinstance(content, bytes):
-            serializer = self._serializers.get(event.content_type)
-            if serializer is None or not serializer.is_text:
-                into = self.registry.class_of(event.type)
-                event.data = content if serializer is None else serializer.load(content, into)
-                return event
-            text = serializer.unpack(content)
-        assert isinstance(text, str)
+        text = self._text_of(event, content)
+        if text is None:
+            return event
+        assert self._encryption is not None
         redacted = False
-        if self._encryption is not None and "encrypted_fields" in event.metadata:
-            try:
-                text = await self._encryption.reveal(in_asyncio, lookup, event, text)
-            except (KeyNotFoundError, RetryError):
-                # The key may be found, and the provider may answer, when the event is loaded again.
+        try:
+            text = await self._encryption.reveal(in_asyncio, lookup, event, text)
+        except (KeyNotFoundError, RetryError):
+            # The key may be found, and the provider may answer, when the event is loaded again.
+            raise
+        except EncryptionError as error:
+            if self._encryption.on_undecryptable is not None:
+                return await _decided(self._encryption.on_undecryptable, event, text, error)
+            if not isinstance(error, KeyRevokedError):
                 raise
-            except EncryptionError as error:
-                if self._encryption.on_undecryptable is not None:
-                    return await _decided(self._encryption.on_undecryptable, event, text, error)
-                if not isinstance(error, KeyRevokedError):
-                    raise
-                text, redacted = without_fields(text, event.metadata), True
+            text, redacted = without_fields(text, event.metadata), True
+        self._decode(event, text, redacted)
+        return event
+
+    def decoded_now(self, event: RecordedEvent, content: str | bytes | None) -> bool:
+        """Does the same for an event without encrypted fields. Returns False for one that has some."""
+        if self._encryption is not None and "encrypted_fields" in event.metadata:
+            return False
+        text = self._text_of(event, content)
+        if text is not None:
+            self._decode(event, text, False)
+        return True
+
+    def _text_of(self, event: RecordedEvent, content: str | bytes | None) -> str | None:
+        """Returns the content as JSON text; None if there is none. Content that has no text becomes the data of the event."""
+        if content is None or isinstance(content, str):
+            return content
+        serializer = self._serializers.get(event.content_type)
+        if serializer is not None and serializer.is_text:
+            return serializer.unpack(content)
+        into = self.registry.class_of(event.type)
+        event.data = content if serializer is None else serializer.load(content, into)
+        return None
+
+    def _decode(self, event: RecordedEvent, text: str, redacted: bool) -> None:
         text = self._upcasters.apply(event.type, text, event.metadata)
         event.data = self.registry.decode(event.type, text, redacted=redacted)
         event.redacted = redacted
-        return event
 
     def inline(self, name: str, handler: InlineHandler, types: Sequence[str] | None = None) -> None:
         """Adds an inline projection: handler(conn, events) runs in the transaction of each append, after it; its errors refuse

@@ -9,8 +9,8 @@ use serde::de::value::Error as Refused;
 use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
 use serde_json::{Map, Number, Value};
 
-use super::{Comparison, Query, Test, key_parts, no_container, unknown_column};
-use crate::error::{Error, Result};
+use super::{Comparison, Query, Test, check_changes, check_row, key_parts, no_container, unknown_column};
+use crate::error::Result;
 
 type Row = Map<String, Value>;
 
@@ -56,10 +56,6 @@ impl Memory {
         self.key.iter().zip(parts).all(|(name, part)| compare(at(row, name), part) == Some(Ordering::Equal))
     }
 
-    fn key_of(&self, row: &Row) -> Vec<Value> {
-        self.key.iter().map(|name| at(row, name).clone()).collect()
-    }
-
     pub(super) fn get(&self, key: &Value) -> Result<Option<String>> {
         let rows = self.rows();
         Ok(self.find_key(&rows, key)?.map(|n| text(&rows[n])))
@@ -98,10 +94,8 @@ impl Memory {
         {
             return Err(unknown_column(name, fields));
         }
-        let parts = self.key_of(&row);
-        if parts.iter().any(Value::is_null) {
-            return Err(Error::invalid("the row has no key"));
-        }
+        check_row(&row, &self.key)?;
+        let parts: Vec<Value> = self.key.iter().map(|name| at(&row, name).clone()).collect();
         match rows.iter().position(|known| self.has_key(known, &parts)) {
             None => rows.push(row),
             Some(_) if !replaces => return Ok(false),
@@ -113,15 +107,12 @@ impl Memory {
     pub(super) fn update(&self, key: &Value, values: Row) -> Result<bool> {
         let mut rows = self.rows();
         self.check(&rows, values.keys().map(String::as_str))?;
-        let Some(n) = self.find_key(&rows, key)? else { return Ok(false) };
-        let mut changed = rows[n].clone();
-        changed.extend(values);
-        let parts = self.key_of(&changed);
-        if rows.iter().enumerate().any(|(other, row)| other != n && self.has_key(row, &parts)) {
-            return Err(Error::new("23505", "there is a row with the new key already").named("unique_violation"));
+        check_changes(&values, &self.key)?;
+        let found = self.find_key(&rows, key)?;
+        if let Some(n) = found {
+            rows[n].extend(values);
         }
-        rows[n] = changed;
-        Ok(true)
+        Ok(found.is_some())
     }
 
     pub(super) fn delete(&self, key: &Value) -> Result<bool> {
@@ -183,7 +174,8 @@ fn holds(column: &str, value: &Value, test: &Test) -> Result<bool> {
         },
         Test::Among { values, is_in: true } => values.iter().any(|other| is(other, Ordering::is_eq)),
         Test::Among { values, is_in: false } => {
-            !value.is_null() && !values.iter().any(|other| other.is_null() || is(other, Ordering::is_eq))
+            values.is_empty()
+                || !value.is_null() && !values.iter().any(|other| other.is_null() || is(other, Ordering::is_eq))
         }
         Test::Like(pattern) => match value {
             Value::String(text) => like(text, pattern),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Comparison, Condition, Query, Test, key_parts, no_container, unknown_column};
+use super::{Comparison, Condition, Query, Test, check_changes, check_row, key_parts, no_container, unknown_column};
 use crate::driver::{Executor as _, Statement, text};
 use crate::error::{Error, Result};
 use crate::events::connection::Connection;
@@ -147,8 +147,7 @@ impl Sql {
                 let list = self.param(text(literal), &format!("{type_name}[]"));
                 match is_in {
                     true => format!("{place} = any ({list})"),
-                    // An empty list would let null pass.
-                    false => format!("({place} is not null and {place} <> all ({list}))"),
+                    false => format!("{place} <> all ({list})"),
                 }
             }
             Test::Like(pattern) => format!("{place}::text like {}", self.param(text(pattern), "text")),
@@ -305,11 +304,9 @@ impl Table {
 
     /// Inserts a row. Returns false if there is one with its key, and it is not replaced.
     pub(super) async fn write(&self, on: &mut Connection<'_>, row: Map<String, Value>, replaces: bool) -> Result<bool> {
-        if row.is_empty() {
-            return Err(Error::invalid("a row has at least its key"));
-        }
         let names: Vec<&str> = row.keys().map(String::as_str).collect();
         let shape = self.shape(on, &names).await?;
+        check_row(&row, shape.key())?;
         let key: Vec<String> = shape.key().iter().map(|name| quoted(name)).collect();
         let list = names.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
         let given = names.iter().map(|name| format!("_new.{}", quoted(name))).collect::<Vec<_>>().join(", ");
@@ -340,6 +337,7 @@ impl Table {
         }
         let names: Vec<&str> = values.keys().map(String::as_str).collect();
         let shape = self.shape(on, &names).await?;
+        check_changes(&values, shape.key())?;
         let set: Vec<String> = names.iter().map(|name| format!("{0} = _new.{0}", quoted(name))).collect();
         let table = &self.quoted;
         let mut sql = Sql {
