@@ -72,7 +72,10 @@ impl Table {
         // SAFETY: plain relation access; an ERROR becomes a panic in pgrx's guards.
         unsafe {
             let relation = pg_sys::table_open(table, pg_sys::RowExclusiveLock as _);
-            shape::check(relation, columns)?;
+            if let Err(altered) = shape::check(relation, columns) {
+                pg_sys::table_close(relation, pg_sys::NoLock as _);
+                return Err(altered);
+            }
             let list = pg_sys::RelationGetIndexList(relation);
             let mut indexes = Vec::with_capacity(2);
             for i in 0..(if list.is_null() { 0 } else { (*list).length }) {
@@ -90,7 +93,7 @@ impl Table {
     }
 
     /// Opens a table whose rows are to be changed, and which may be written in another way as well. `None`: it has other
-    /// columns, a trigger, or an index that only the executor can maintain.
+    /// columns, a trigger, a rule, a check constraint, or an index that only the executor can maintain.
     ///
     /// # Errors
     /// 55000 if the table does not exist.
@@ -101,7 +104,13 @@ impl Table {
         };
         // SAFETY: the table is open.
         let triggers = unsafe { !(*table.relation).trigdesc.is_null() };
-        let plain = !triggers && table.indexes.iter().all(|index| matches!(index.shape, Shape::Columns(_)));
+        // SAFETY: as above; a descriptor has constraints or null.
+        let conditions = unsafe {
+            let constraints = (*(*table.relation).rd_att).constr;
+            !(*table.relation).rd_rules.is_null() || !constraints.is_null() && (*constraints).num_check > 0
+        };
+        let plain =
+            !triggers && !conditions && table.indexes.iter().all(|index| matches!(index.shape, Shape::Columns(_)));
         if !plain {
             table.close();
             return Ok(None);
@@ -322,7 +331,7 @@ impl Index {
             } else {
                 pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO
             };
-            Index { relation, info, unique, shape: shape(info) }
+            Index { relation, info, unique, shape: shape(relation, info) }
         }
     }
 
@@ -420,10 +429,16 @@ pub unsafe fn is_index(index: pg_sys::Relation, columns: &[usize], conditions: &
 }
 
 /// Recognises an index over plain columns that has no predicate, or a predicate of conditions that `Test` knows.
-unsafe fn shape(info: *mut pg_sys::IndexInfo) -> Shape {
+unsafe fn shape(index: pg_sys::Relation, info: *mut pg_sys::IndexInfo) -> Shape {
     // SAFETY: PostgreSQL built `info`. The list of a predicate holds nodes that are joined by AND.
     unsafe {
-        if !(*info).ii_Expressions.is_null() || !(*info).ii_ExclusionOps.is_null() {
+        // A deferred constraint is checked later. A summary (BRIN) changes with a version of a row that stays on its page.
+        #[cfg(not(feature = "pg15"))]
+        let summarizes = (*(*index).rd_indam).amsummarizing;
+        #[cfg(feature = "pg15")]
+        let summarizes = false;
+        let later = !(*(*index).rd_index).indimmediate;
+        if summarizes || later || !(*info).ii_Expressions.is_null() || !(*info).ii_ExclusionOps.is_null() {
             return Shape::General;
         }
         let predicate = (*info).ii_Predicate;
