@@ -101,7 +101,8 @@ for (const [name, text] of Object.entries(programs)) {
         assert.equal(await post(headers(content, gzip), gzipSync(`${content} `)), 401);
         assert.equal(await post(headers(content, { 'webhook-signature': `${'v1,AAAA '.repeat(500)}` }), content), 401);
         const refused = async (body, what) => {
-            const status = await post(headers(content, gzip), body);
+            // A receiver that answers before it has read everything closes the connection, and the answer may be lost.
+            const status = await waitFor(`${what} is answered`, () => post(headers(content, gzip), body).catch(() => undefined));
             assert.ok(status >= 400 && status < 600, `${what}: ${status}`);
         };
         await refused(gzipSync(content).subarray(0, 20), 'cut');

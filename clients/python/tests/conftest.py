@@ -13,10 +13,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 class Server:
     def __init__(self):
+        built = os.environ.get("OUTBOX_SERVE")
+        program = [built] if built else ["cargo", "run", "--quiet", "-p", "outbox-harness", "--bin", "serve", "--"]
         self.process = subprocess.Popen(
-            ["cargo", "run", "--quiet", "-p", "outbox-harness", "--bin", "serve", "--", "pg_outbox.poll_interval=1s",
-             "max_worker_processes=100", "pg_outbox.max_databases=100"], cwd=ROOT, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True, env={**os.environ, "RUST_BACKTRACE": "0"},
+            [*program, "pg_outbox.poll_interval=1s", "max_worker_processes=100", "pg_outbox.max_databases=100"], cwd=ROOT,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "RUST_BACKTRACE": "0"},
         )
         self.base = self.process.stdout.readline().strip()
         assert self.base.startswith("postgresql://"), self.base

@@ -14,9 +14,18 @@ import psycopg
 import psycopg_pool
 import pytest
 import sqlalchemy as sa
+import test_client
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
-from test_client import send, until
+from test_client import until
+
+
+def send(dsn, topic, payloads):
+    """Waits until the messages have positions. A reader with until_end that comes sooner may find none of them."""
+    test_client.send(dsn, topic, payloads)
+    numbered = "select (select count(*) from outbox.message) = (select count(*) from outbox.feed, unnest(message_ids))"
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        until("the messages are numbered", lambda: conn.execute(numbered).fetchone()[0])
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use outbox_harness::postgres::{free_port, signal};
-use outbox_harness::{Server, wait_until};
+use outbox_harness::{Server, built, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -29,9 +29,7 @@ fn request(port: u16, method: &str, path: &str, body: &str) -> Option<(u16, Stri
 async fn orders_are_billed_and_counted_once_though_the_process_is_ended_in_the_middle() {
     let source = include_str!("../../../examples/rust-axum/src/main.rs");
     assert!(source.lines().count() < 150);
-    let build = Command::new(env!("CARGO")).args(["build", "--quiet", "-p", "rust-axum"]).status().unwrap();
-    assert!(build.success());
-    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("rust-axum");
+    let program = built("rust-axum").unwrap();
 
     let server = Server::start(&[("pg_outbox.poll_interval", "1s")]).await.unwrap();
     let db = server.database("shop").await.unwrap();

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use outbox_harness::tls::Ca;
 use outbox_harness::tls_proxy::TlsProxy;
-use outbox_harness::{Server, Stop, wait_until};
+use outbox_harness::{Server, Stop, built, wait_until};
 use pg_outbox::admin::Subscribe;
 use pg_outbox::message::{Message, enqueue_many};
 use pg_outbox::testing::{
@@ -343,22 +343,7 @@ async fn the_example_of_the_readme_runs_until_it_is_interrupted() {
     outbox("readme").await;
     let db = server().await.connect("readme").await.unwrap();
     db.batch_execute("create table orders (id bigint primary key, amount bigint)").await.unwrap();
-    let build = Command::new(env!("CARGO"))
-        .args([
-            "build",
-            "--quiet",
-            "-p",
-            "pg-outbox",
-            "--example",
-            "readme",
-            "--features",
-            "testing,sqlx,diesel-async,opentelemetry",
-        ])
-        .status()
-        .unwrap();
-    assert!(build.success());
-    let folder = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples");
-    let mut example = Command::new(folder.join("readme"))
+    let mut example = Command::new(built("examples/readme").unwrap())
         .env("DATABASE_URL", server().await.dsn("readme"))
         .stdout(Stdio::piped())
         .spawn()

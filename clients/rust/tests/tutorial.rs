@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use outbox_harness::{Server, wait_until};
+use outbox_harness::{Server, built, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -30,13 +30,7 @@ async fn the_program_of_the_tutorial_does_what_it_shows() {
     let tutorial = include_str!("../TUTORIAL.md");
     let program = blocks(tutorial, "rust")[0];
     assert!(include_str!("../examples/tutorial.rs").ends_with(program), "TUTORIAL.md and examples/tutorial.rs differ");
-    let build = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "-p", "pg-outbox", "--example", "tutorial"])
-        .args(["--features", "testing,sqlx,diesel-async,opentelemetry"])
-        .status()
-        .unwrap();
-    assert!(build.success());
-    let program = std::env::current_exe().unwrap().ancestors().nth(2).unwrap().join("examples/tutorial");
+    let program = built("examples/tutorial").unwrap();
 
     let server = Server::start(&[("pg_outbox.poll_interval", "1s")]).await.unwrap();
     let db = server.database("shop").await.unwrap();

@@ -3,7 +3,7 @@
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createServer } from 'node:http';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
@@ -11,7 +11,7 @@ import { promisify } from 'node:util';
 import { chromium } from 'playwright-core';
 
 const root = fileURLToPath(new URL('../../..', import.meta.url));
-const programs = join(root, process.env.CARGO_TARGET_DIR ?? 'target', 'debug');
+const programs = resolve(root, process.env.CARGO_TARGET_DIR ?? 'target', 'debug');
 
 export const TOKEN = 'the-token-of-the-tests';
 
