@@ -9,7 +9,7 @@ use outbox_harness::postgres::signal;
 use outbox_harness::{Server, wait_until};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn outbox(dsn: &str, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_outbox")).args(args).env("DATABASE_URL", dsn).output().unwrap()

@@ -14,7 +14,7 @@ use tokio::sync::OnceCell;
 pub use outbox_harness;
 
 /// The longest wait for an event that normally takes milliseconds. It is long because the machine may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Returns the server of this test program, with the extension preloaded.
 pub async fn server() -> &'static Server {

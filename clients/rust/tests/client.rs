@@ -14,7 +14,7 @@ use pg_outbox::{Error, Kind, Outbox};
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 async fn server() -> &'static Server {
     static SERVER: OnceCell<Server> = OnceCell::const_new();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use outbox_harness::postgres::{free_port, signal};
 use outbox_harness::{Server, built, wait_until};
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Returns the status and the body of a request, or `None` if nothing listens.
 fn request(port: u16, method: &str, path: &str, body: &str) -> Option<(u16, String)> {

@@ -28,7 +28,7 @@ use tokio::sync::OnceCell;
 #[allow(dead_code, unreachable_pub, reason = "a program of its own")]
 mod sqlx_example;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 async fn server() -> &'static Server {
     static SERVER: OnceCell<Server> = OnceCell::const_new();

@@ -15,7 +15,7 @@ use pg_outbox::worker::{Delivery, Event, Report};
 use pg_outbox::{Error, Kind, Outbox};
 use serde_json::json;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 async fn start(settings: &[(&str, &str)]) -> Server {
     let mut all = vec![("pg_outbox.poll_interval", "1s"), ("max_worker_processes", "40")];

@@ -14,7 +14,7 @@ use pg_outbox::testing::Receiver;
 use pg_outbox::verify::Verifier;
 
 const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 struct Killed(Child);
 

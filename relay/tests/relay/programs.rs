@@ -13,7 +13,7 @@ use outbox_harness::tokio_postgres::Client;
 use outbox_harness::{Server, wait_until};
 use tokio::sync::OnceCell;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 async fn server() -> &'static Server {
     static SERVER: OnceCell<Server> = OnceCell::const_new();

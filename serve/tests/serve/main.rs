@@ -21,7 +21,7 @@ use pg_outbox_serve::Options;
 use tokio::sync::OnceCell;
 
 /// The longest wait for an event that normally takes milliseconds. It is long because the machine may be busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) const TOKEN: &str = "the-token-of-the-tests";
 pub(crate) const METRICS_TOKEN: &str = "the-token-of-prometheus";

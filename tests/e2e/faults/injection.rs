@@ -19,7 +19,7 @@ use outbox_tests::one;
 use outbox_tests::outbox_harness::tokio_postgres::Client;
 use outbox_tests::outbox_harness::{Receiver, Reply, Server, connect, postgres, wait_for, wait_until};
 
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Tables that the dispatcher writes, and the operations.
 const WRITES: [(&str, &str); 7] = [

@@ -12,7 +12,7 @@ use outbox_harness::{Receiver, Server, Stop, postgres, wait_for, wait_until};
 use outbox_tests::{one, outbox_harness, server, settle};
 
 /// A restart after a crash may take long.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A description of each state, the statements of the worker before it dies, and the attempt number that the next worker
 /// gets. CLAIM stands for a committed claim of the subscription.

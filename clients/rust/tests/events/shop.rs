@@ -8,7 +8,7 @@ use pg_outbox::{Error, Outbox};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) async fn server() -> &'static Server {
     static SERVER: OnceCell<Server> = OnceCell::const_new();
