@@ -17,7 +17,7 @@ const LONG = `${HOSTILE}${'w'.repeat(20_000)}`;
 const NAME = `<b onclick="window.hacked=1">it's</b>\u202e`;
 
 // A test that hangs fails, and says which one it is.
-const test = (name, work) => run(name, { timeout: 90_000 }, work);
+const test = (name, work) => run(name, { timeout: 300_000 }, work);
 
 let database, receiver, broken, acts, sees, browser;
 let wide, narrow;

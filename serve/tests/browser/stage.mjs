@@ -139,7 +139,7 @@ export async function browse() {
 /** Logs a person in, in a browser profile of their own. What should never happen on a page is listed in `page.wrong`. */
 export async function logIn(browser, dashboard, how, name = 'Ann') {
     const context = await browser.newContext({ ...how, baseURL: dashboard.url });
-    context.setDefaultTimeout(10_000);
+    context.setDefaultTimeout(45_000);
     const page = await openTab(context);
     await page.goto('/login');
     await page.getByLabel('Your name').fill(name);

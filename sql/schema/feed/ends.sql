@@ -79,6 +79,14 @@ begin
         end if;
         place := stretch.last_position + 1;
     end loop;
+    -- The original may have removed the rows of the feed as well. While the tables of a copy are still filled, rows are to
+    -- come.
+    if not exists (
+        select from pg_subscription_rel r join pg_class t on t.oid = r.srrelid
+        where t.relnamespace = 'outbox'::regnamespace and r.srsubstate <> 'r'
+    ) then
+        place := greatest(place, outbox.head() + 1);
+    end if;
     return coalesce(events, place);
 end
 $$;

@@ -360,6 +360,7 @@ async fn a_backlog_is_bounded_to_a_window_and_survives_kills_of_the_dispatcher()
                 server.restart(Stop::Immediate).await.unwrap();
             } else if let Some(pid) = pid {
                 signal(pid as u32, "KILL").unwrap();
+                wait_until("the server has noticed", PATIENCE, async || db.is_closed()).await;
             }
             db = wait_for("the server is back", PATIENCE, async || {
                 let db = server.connect("window").await.ok()?;

@@ -11,7 +11,7 @@ use outbox_harness::{Receiver, Reply, Server, wait_until};
 use outbox_tests::{PATIENCE, bare_server, one, outbox_harness, refused, rows, server, settle};
 
 /// The longest time that a healthy message may take beside a failing message.
-const SECONDS: Duration = Duration::from_secs(10);
+const SECONDS: Duration = Duration::from_secs(30);
 
 async fn shop(server: &Server, name: &str, receiver: &Receiver) -> Client {
     let db = server.database(name).await.unwrap();
