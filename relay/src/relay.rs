@@ -499,14 +499,8 @@ impl Relay {
                 ahead = None;
             }
             if ready.is_empty() {
-                let early = match ahead.take() {
-                    Some(ahead) => Some(ahead.page().await),
-                    None => None,
-                };
-                let page = match early {
-                    // An empty page is old: messages may have come while the page before was sent.
-                    Some(Ok(page)) if page.made.is_empty() => reader.read(at).await,
-                    Some(page) => page,
+                let page = match ahead.take() {
+                    Some(ahead) => ahead.page().await,
                     None => reader.read(at).await,
                 };
                 let page = match page {
