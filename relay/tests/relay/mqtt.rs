@@ -213,6 +213,7 @@ async fn large(db: &Database, n: i32) {
         "select outbox.enqueue('order.created', jsonb_build_object('n', {n}, 'x', repeat('x', 30000)), key => 'k1')"
     );
     db.client.execute(&large, &[]).await.unwrap();
+    db.wait_for_positions().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
