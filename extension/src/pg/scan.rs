@@ -17,42 +17,21 @@ use crate::sql::enqueue::column;
 /// Calls `f` with each message of a leaf whose id is in `low..=high`. Returns `false` if the leaf's index cannot be used.
 /// `leaf` is the last part of its name. Columns are those of outbox.message, from 0. Inside a transaction.
 pub fn messages(leaf: &str, low: i64, high: i64, f: &mut dyn FnMut(&Row)) -> bool {
-    let Ok(table) = catalog::lookup(&format!("_message_{leaf}")) else { return false };
-    // SAFETY: plain relation access. An ERROR becomes a panic in pgrx's guards; everything opened here belongs to the
-    // transaction, which is then aborted. The tuple lives until the next one is fetched.
+    let name = format!("_message_{leaf}");
+    // If the table has another shape, the statement that is used instead reports what is wrong with it.
+    let opened = Indexed::open(&name, shape::MESSAGE, &format!("{name}_id"), &[column::ID], &[]);
+    let Ok(Some(messages)) = opened else { return false };
+    // SAFETY: inside a transaction; an ERROR becomes a panic in pgrx's guards, and the resource owner releases the snapshot.
     unsafe {
-        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
-        // If the table has another shape, the statement that is used instead reports what is wrong with it.
-        let fits = shape::check(relation, shape::MESSAGE).is_ok();
-        // Looked up under the lock: a session that replaces the index waits for this lock before it drops the old index.
-        let index =
-            catalog::lookup(&format!("_message_{leaf}_id")).ok().filter(|index| fits && is_by_id(relation, *index));
-        if let Some(index) = index {
-            let mut keys: [pg_sys::ScanKeyData; 2] = std::mem::zeroed();
-            for (key, strategy, function, bound) in [
-                (0, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, low),
-                (1, pg_sys::BTLessEqualStrategyNumber, pg_sys::F_INT8LE, high),
-            ] {
-                let attribute = column::ID as i16 + 1;
-                pg_sys::ScanKeyInit(&mut keys[key], attribute, strategy as u16, function.into(), Datum::from(bound));
-            }
-            let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot());
-            let scan = pg_sys::systable_beginscan(relation, index, true, snapshot, 2, keys.as_mut_ptr());
-            let mut row = Row::of((*relation).rd_att);
-            loop {
-                let tuple = pg_sys::systable_getnext(scan);
-                if tuple.is_null() {
-                    break;
-                }
-                row.take_apart(tuple, (*relation).rd_att);
-                f(&row);
-            }
-            pg_sys::systable_endscan(scan);
-            pg_sys::UnregisterSnapshot(snapshot);
-        }
-        pg_sys::table_close(relation, pg_sys::NoLock as _);
-        index.is_some()
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot());
+        messages.rows(snapshot, &mut between(column::ID, low, high), &mut |row| {
+            f(row);
+            true
+        });
+        pg_sys::UnregisterSnapshot(snapshot);
     }
+    messages.close();
+    true
 }
 
 /// A table and one of its indexes, open for reading. `close` closes both; on ERROR PostgreSQL's resource owner does.
@@ -62,11 +41,12 @@ pub struct Indexed {
 }
 
 impl Indexed {
-    /// Opens a table with these columns, and its index of this name. `None`: the table has other columns, or the index is not
-    /// a B-tree over these columns for the rows that fulfil these conditions.
+    /// Opens a table with these columns, and its index of this name. `None`: the table has other columns, or has no such index
+    /// that is a B-tree over these columns for the rows that fulfil these conditions. The name alone proves nothing, because a
+    /// name can be taken.
     ///
     /// # Errors
-    /// 55000 if one of them does not exist.
+    /// 55000 if there is no such table.
     pub fn open(
         name: &str,
         columns: &[pg_sys::Oid],
@@ -75,13 +55,18 @@ impl Indexed {
         conditions: &[Test],
     ) -> Result<Option<Indexed>> {
         let (table, lock) = (catalog::lookup(name)?, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        // SAFETY: opened and closed in the order that PostgreSQL requires. The index is looked up under the table's lock.
+        // SAFETY: opened and closed in the order that PostgreSQL requires.
         unsafe {
             let table = pg_sys::table_open(table, lock);
-            let index = pg_sys::index_open(catalog::lookup(index)?, lock);
-            let own = (*(*index).rd_index).indrelid == (*table).rd_id;
-            let opened = Indexed { table, index };
-            if own && shape::check(table, columns).is_ok() && table::is_index(index, keys, conditions) {
+            // Looked up under the lock: a session that replaces the index waits for this lock before it drops the old index.
+            let relation = catalog::lookup(index).ok().filter(|_| shape::check(table, columns).is_ok());
+            let Some(relation) = relation.filter(|index| pg_sys::IndexGetRelation(*index, true) == (*table).rd_id)
+            else {
+                pg_sys::table_close(table, pg_sys::NoLock as _);
+                return Ok(None);
+            };
+            let opened = Indexed { table, index: pg_sys::index_open(relation, lock) };
+            if table::is_index(opened.index, keys, conditions) {
                 return Ok(Some(opened));
             }
             opened.close();
@@ -170,26 +155,12 @@ pub fn any_of(column: usize, values: Vec<i64>) -> pg_sys::ScanKeyData {
     key
 }
 
-/// Whether it is a valid index on the ids of this table. The name alone proves nothing, because a name can be taken.
-unsafe fn is_by_id(table: pg_sys::Relation, index: pg_sys::Oid) -> bool {
-    // SAFETY: the table is open; its indexes stay while its lock is held.
-    unsafe {
-        let list = pg_sys::RelationGetIndexList(table);
-        let own =
-            !list.is_null() && (0..(*list).length).any(|i| (*(*list).elements.add(i as usize)).oid_value == index);
-        pg_sys::list_free(list);
-        if !own {
-            return false;
-        }
-        let index = pg_sys::index_open(index, pg_sys::AccessShareLock as _);
-        let form = (*index).rd_index;
-        let fits = (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID
-            && (*form).indisvalid
-            && (*form).indkey.values.as_slice(1)[0] == column::ID as i16 + 1
-            && pg_sys::RelationGetIndexPredicate(index).is_null();
-        pg_sys::index_close(index, pg_sys::NoLock as _);
-        fits
-    }
+/// The conditions that a bigint column is in a range.
+pub fn between(column: usize, low: i64, high: i64) -> [pg_sys::ScanKeyData; 2] {
+    [
+        key(column, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, low),
+        key(column, pg_sys::BTLessEqualStrategyNumber, pg_sys::F_INT8LE, high),
+    ]
 }
 
 /// The last version of a stream, and the rows of some of its versions, as they are now: committed, or of this transaction.
@@ -198,20 +169,16 @@ unsafe fn is_by_id(table: pg_sys::Relation, index: pg_sys::Oid) -> bool {
 /// # Safety
 /// Table and index are open: the leaf with the events, and its index on stream and version.
 pub unsafe fn last_version(table: pg_sys::Relation, index: pg_sys::Relation, stream: Datum) -> Option<i64> {
-    // SAFETY: by contract; the tuple lives until the scan ends.
+    let (mut version, now) = (None, &raw mut pg_sys::SnapshotSelfData);
+    // SAFETY: by contract.
     unsafe {
-        let mut key = equal(column::KEY, stream);
-        let now = &raw mut pg_sys::SnapshotSelfData;
-        let scan = pg_sys::systable_beginscan_ordered(table, index, now, 1, &mut key);
-        let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::BackwardScanDirection);
-        let version = (!tuple.is_null()).then(|| {
-            let mut row = Row::of((*table).rd_att);
-            row.take_apart(tuple, (*table).rd_att);
-            row.int(column::VERSION)
+        let mut keys = [equal(column::KEY, stream)];
+        in_order(table, index, now, &mut keys, Direction::Backward, &mut |_, row| {
+            version = Some(row.int(column::VERSION));
+            false
         });
-        pg_sys::systable_endscan_ordered(scan);
-        version
     }
+    version
 }
 
 /// Calls `f` with the events of a stream from one version to another, in their order.
@@ -226,28 +193,14 @@ pub unsafe fn versions(
     last: i64,
     f: &mut dyn FnMut(&Row),
 ) {
-    // SAFETY: by contract; a tuple lives until the next one is fetched.
+    let [low, high] = between(column::VERSION, first, last);
+    // SAFETY: by contract.
     unsafe {
-        let mut keys = [equal(column::KEY, stream), std::mem::zeroed(), std::mem::zeroed()];
-        for (key, strategy, function, bound) in [
-            (1, pg_sys::BTGreaterEqualStrategyNumber, pg_sys::F_INT8GE, first),
-            (2, pg_sys::BTLessEqualStrategyNumber, pg_sys::F_INT8LE, last),
-        ] {
-            let attribute = column::VERSION as i16 + 1;
-            pg_sys::ScanKeyInit(&mut keys[key], attribute, strategy as u16, function.into(), Datum::from(bound));
-        }
         let now = &raw mut pg_sys::SnapshotSelfData;
-        let scan = pg_sys::systable_beginscan_ordered(table, index, now, 3, keys.as_mut_ptr());
-        let mut row = Row::of((*table).rd_att);
-        loop {
-            let tuple = pg_sys::systable_getnext_ordered(scan, pg_sys::ScanDirection::ForwardScanDirection);
-            if tuple.is_null() {
-                break;
-            }
-            row.take_apart(tuple, (*table).rd_att);
-            f(&row);
-        }
-        pg_sys::systable_endscan_ordered(scan);
+        in_order(table, index, now, &mut [equal(column::KEY, stream), low, high], Direction::Forward, &mut |_, row| {
+            f(row);
+            true
+        });
     }
 }
 
@@ -306,11 +259,5 @@ pub fn stream_state(table: pg_sys::Oid, index: pg_sys::Oid, stream: Datum, f: im
 
 /// The condition that a text column, counted from 0, has a value. Its collation is that of bytes.
 fn equal(column: usize, value: Datum) -> pg_sys::ScanKeyData {
-    // SAFETY: initialised by PostgreSQL.
-    unsafe {
-        let mut key: pg_sys::ScanKeyData = std::mem::zeroed();
-        let strategy = pg_sys::BTEqualStrategyNumber as u16;
-        pg_sys::ScanKeyInit(&mut key, column as i16 + 1, strategy, pg_sys::F_TEXTEQ.into(), value);
-        key
-    }
+    key(column, pg_sys::BTEqualStrategyNumber, pg_sys::F_TEXTEQ, value)
 }

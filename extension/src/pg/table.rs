@@ -155,7 +155,7 @@ impl Table {
     }
 
     /// Appends one row; `values` and `nulls` are in column order.
-    pub fn append(&mut self, values: &mut [Datum], nulls: &mut [bool]) {
+    pub fn append(&self, values: &mut [Datum], nulls: &mut [bool]) {
         // SAFETY: both slices have one entry per column of ours; the tuple lives in the current memory context.
         unsafe {
             let tuple = self.tuple(values, nulls);
@@ -235,6 +235,11 @@ impl Table {
             let (tid, any) = (&raw mut (*tuple).t_self, std::ptr::null_mut());
             pg_sys::heap_delete(self.relation, tid, command, any, wait, &mut failure, false)
         }
+    }
+
+    /// Appends one row of columns, in their order.
+    pub fn append_row<const N: usize>(&self, columns: [Option<Datum>; N]) {
+        self.append(&mut columns.map(|c| c.unwrap_or(Datum::null())), &mut columns.map(|c| c.is_none()));
     }
 
     /// Appends many rows. Whole pages are filled and written to the WAL at once.

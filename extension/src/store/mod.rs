@@ -11,7 +11,7 @@ mod deliveries;
 mod feed;
 mod filter;
 pub mod inline;
-mod record;
+pub mod record;
 mod rows;
 
 use std::fmt;

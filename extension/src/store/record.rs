@@ -329,7 +329,7 @@ fn status(done: &Done) -> Option<i16> {
 }
 
 /// Columns of outbox.attempt, in order.
-mod column {
+pub mod column {
     pub const SEGMENT: usize = 0;
     pub const POSITION: usize = 1;
     pub const MESSAGE_ID: usize = 2;
@@ -344,6 +344,7 @@ mod column {
     pub const OUTCOME: usize = 11;
     pub const ERROR_CLASS: usize = 12;
     pub const ERROR: usize = 13;
+    pub const WORKER: usize = 14;
     pub const REMOTE_ADDRESS: usize = 15;
     pub const RESPONSE_ID: usize = 16;
     pub const RESPONSE_HEADERS: usize = 17;
@@ -351,7 +352,7 @@ mod column {
     pub const POSITIONS: usize = 19;
     pub const MESSAGE_IDS: usize = 20;
     pub const RESULTS: usize = 21;
-    // `delivery_ids` is set for bundles only, which workers complete.
+    pub const DELIVERY_IDS: usize = 22;
     pub const COUNT: usize = 23;
 }
 

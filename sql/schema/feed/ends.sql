@@ -24,6 +24,18 @@ begin atomic
 end;
 
 -- API: private
+-- Whether tables of a copy are still filled one after another, so that a missing message may be still to come.
+create function outbox_internal.is_filling() returns boolean
+language sql volatile
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select exists (
+        select from pg_subscription_rel r join pg_class t on t.oid = r.srrelid
+        where t.relnamespace = 'outbox'::regnamespace and r.srsubstate <> 'r'
+    );
+end;
+
+-- API: private
 -- The first position from `lowest` on whose message is stored. In a copy that logical replication writes, sequences are not
 -- updated, and messages that the original has removed are missing without notice. There the function has to go through the
 -- feed, row by row. Everywhere else the first position is `lowest` itself.
@@ -41,10 +53,13 @@ declare
     place bigint := lowest;
     -- where the rows with events alone begin that precede this row
     events bigint;
+    filling boolean;
 begin
     if outbox_internal.is_own() then
         return lowest;
     end if;
+    -- Looked at first, because the last table may be filled while this function looks for messages.
+    filling := outbox_internal.is_filling();
     for stretch in
         select f.first_position, f.last_position, f.message_segment, f.message_ids
         from outbox.feed f
@@ -70,21 +85,13 @@ begin
             return coalesce(events, place);
         end if;
         events := null;
-        -- While the tables of a copy are still filled one after another, a missing message is still to come.
-        if exists (
-            select from pg_subscription_rel r join pg_class t on t.oid = r.srrelid
-            where t.relnamespace = 'outbox'::regnamespace and r.srsubstate <> 'r'
-        ) then
+        if filling then
             return lowest;
         end if;
         place := stretch.last_position + 1;
     end loop;
-    -- The original may have removed the rows of the feed as well. While the tables of a copy are still filled, rows are to
-    -- come.
-    if not exists (
-        select from pg_subscription_rel r join pg_class t on t.oid = r.srrelid
-        where t.relnamespace = 'outbox'::regnamespace and r.srsubstate <> 'r'
-    ) then
+    -- The original may have removed the rows of the feed as well.
+    if not filling then
         place := greatest(place, outbox.head() + 1);
     end if;
     return coalesce(events, place);

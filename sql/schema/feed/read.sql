@@ -42,10 +42,7 @@ declare
     stored bigint := outbox_internal.tail();
     copied boolean := start >= stored - 1;
 begin
-    if may_be_truncated and not exists (
-        select from pg_subscription_rel r join pg_class t on t.oid = r.srrelid
-        where t.relnamespace = 'outbox'::regnamespace and r.srsubstate <> 'r'
-    ) then
+    if may_be_truncated and not outbox_internal.is_filling() then
         return false;
     end if;
     if copied then

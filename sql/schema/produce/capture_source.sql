@@ -146,6 +146,7 @@ create function outbox_internal.capture_branch(op text, level text, query text, 
 returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
+-- count(): a statement may change millions of rows, and PERFORM keeps all rows of a result in memory
 return format($body$
     if tg_op = %L and tg_level = %L then
 %s    end if;
@@ -159,7 +160,7 @@ $grouped$        for part in %s loop
                 aggregate_type => %L);
         end loop;
 $grouped$, query, topic, jsonb_build_object('operation', op), relation_name) else format(
-$single$        perform outbox.enqueue(%L, m.payload, m.key, headers => %L, tenant => m.tenant, aggregate_type => %L)
+$single$        perform count(outbox.enqueue(%L, m.payload, m.key, headers => %L, tenant => m.tenant, aggregate_type => %L))
         from (%s) m;
 $single$, topic, jsonb_build_object('operation', op), relation_name, query) end);
 

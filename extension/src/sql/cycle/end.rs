@@ -14,6 +14,7 @@ use crate::pg::{catalog, shape};
 use crate::shared::wake;
 use crate::sql::claim::lease_id;
 use crate::store::counters::{self, Counted};
+use crate::store::record::column;
 
 /// A lease that has just been deleted.
 struct Held {
@@ -30,7 +31,7 @@ struct Held {
 struct Ended {
     /// Position and id.
     deliveries: Vec<(i64, i64)>,
-    attempts: Vec<[Option<Datum>; shape::ATTEMPT.len()]>,
+    attempts: Vec<[Option<Datum>; column::COUNT]>,
     /// Subscription and key.
     freed: Vec<[Option<Datum>; 2]>,
 }
@@ -76,7 +77,7 @@ pub(super) fn end(tables: &Tables, token: i64, named: Option<&HashSet<i64>>) -> 
         append_current("attempt", catalog::LEAVES as i64, shape::ATTEMPT, |segment| {
             let mut attempts = ended.attempts;
             for attempt in &mut attempts {
-                attempt[0] = segment.into_datum();
+                attempt[column::SEGMENT] = segment.into_datum();
             }
             attempts
         })?;
@@ -90,9 +91,9 @@ pub(super) fn end(tables: &Tables, token: i64, named: Option<&HashSet<i64>>) -> 
         }))?;
     }
     if !ended.freed.is_empty() {
-        let mut keys = Table::open(catalog::lookup("_freed_key")?, shape::FREED_KEY)?;
+        let keys = Table::open(catalog::lookup("_freed_key")?, shape::FREED_KEY)?;
         for key in ended.freed {
-            keys.append(&mut key.map(|c| c.unwrap_or(Datum::null())), &mut key.map(|c| c.is_none()));
+            keys.append_row(key);
         }
         keys.close();
         wake::at_commit_report_deliveries_changed();
@@ -102,19 +103,19 @@ pub(super) fn end(tables: &Tables, token: i64, named: Option<&HashSet<i64>>) -> 
     Ok(Some(ended.deliveries))
 }
 
-/// Calls `delete` with the rows that `keys` find. A row that another session changes while `delete` waits for it is looked at
+/// Calls `delete` with the rows that fulfil the condition. A row that another session changes while `delete` waits for it is looked at
 /// once more.
 fn delete_all(
     table: &Table,
     index: pg_sys::Relation,
-    mut keys: [pg_sys::ScanKeyData; 1],
+    key: pg_sys::ScanKeyData,
     delete: &mut dyn FnMut(pg_sys::HeapTuple, &Row) -> pg_sys::TM_Result::Type,
 ) {
     loop {
         let (seen, mut again) = (snapshot(), false);
         // SAFETY: table and index are open.
         unsafe {
-            in_order(table.relation(), index, seen, &mut keys, Direction::Forward, &mut |tuple, row| {
+            in_order(table.relation(), index, seen, &mut [key], Direction::Forward, &mut |tuple, row| {
                 again |= delete(tuple, row) == pg_sys::TM_Result::TM_Updated;
                 true
             });
@@ -128,7 +129,7 @@ fn delete_all(
 
 fn end_rows(held: &Held, deliveries: &Table, by_id: pg_sys::Relation) -> Ended {
     let (mut ended, finished_at) = (Ended::default(), now());
-    delete_all(deliveries, by_id, [any_of(delivery::ID, held.deliveries.clone())], &mut |tuple, row| {
+    delete_all(deliveries, by_id, any_of(delivery::ID, held.deliveries.clone()), &mut |tuple, row| {
         if row.get(delivery::LEASE) != Some(held.id) {
             return pg_sys::TM_Result::TM_Ok;
         }
@@ -148,7 +149,7 @@ fn end_rows(held: &Held, deliveries: &Table, by_id: pg_sys::Relation) -> Ended {
 /// A bundle has one row in the attempt log.
 fn end_bundles(held: &Held, bundles: &Table, by_lease: pg_sys::Relation) -> Ended {
     let (mut ended, finished_at) = (Ended::default(), now());
-    delete_all(bundles, by_lease, [key(bundle::LEASE, EQUAL, pg_sys::F_INT8EQ, held.id)], &mut |tuple, row| {
+    delete_all(bundles, by_lease, key(bundle::LEASE, EQUAL, pg_sys::F_INT8EQ, held.id), &mut |tuple, row| {
         // SAFETY: the scan stands on the tuple.
         let result = unsafe { bundles.delete(tuple, true) };
         if result == pg_sys::TM_Result::TM_Ok {
@@ -156,20 +157,20 @@ fn end_bundles(held: &Held, bundles: &Table, by_lease: pg_sys::Relation) -> Ende
             let (positions, messages, deliveries) =
                 (ids(bundle::POSITIONS), ids(bundle::MESSAGE_IDS), ids(bundle::DELIVERY_IDS));
             let first = |ids: &[i64]| ids.first().copied().and_then(IntoDatum::into_datum);
-            let mut attempt = [None; shape::ATTEMPT.len()];
-            attempt[1] = first(&positions);
-            attempt[2] = first(&messages);
-            attempt[3] = held.claimed_at;
-            attempt[4] = finished_at.into_datum();
-            attempt[5] = first(&deliveries);
-            attempt[6] = 0i64.into_datum();
-            attempt[7] = row.datum(bundle::SUBSCRIPTION);
-            attempt[9] = 1i32.into_datum();
-            attempt[11] = "completed".into_datum();
-            attempt[14] = held.worker;
-            attempt[19] = kept(row.datum(bundle::POSITIONS));
-            attempt[20] = kept(row.datum(bundle::MESSAGE_IDS));
-            attempt[22] = kept(row.datum(bundle::DELIVERY_IDS));
+            let mut attempt = [None; column::COUNT];
+            attempt[column::POSITION] = first(&positions);
+            attempt[column::MESSAGE_ID] = first(&messages);
+            attempt[column::STARTED_AT] = held.claimed_at;
+            attempt[column::FINISHED_AT] = finished_at.into_datum();
+            attempt[column::DELIVERY_ID] = first(&deliveries);
+            attempt[column::RUN] = 0i64.into_datum();
+            attempt[column::SUBSCRIPTION_ID] = row.datum(bundle::SUBSCRIPTION);
+            attempt[column::ATTEMPT] = 1i32.into_datum();
+            attempt[column::OUTCOME] = "completed".into_datum();
+            attempt[column::WORKER] = held.worker;
+            attempt[column::POSITIONS] = kept(row.datum(bundle::POSITIONS));
+            attempt[column::MESSAGE_IDS] = kept(row.datum(bundle::MESSAGE_IDS));
+            attempt[column::DELIVERY_IDS] = kept(row.datum(bundle::DELIVERY_IDS));
             ended.attempts.push(attempt);
             ended.deliveries.extend(positions.into_iter().zip(deliveries));
         }
@@ -179,17 +180,17 @@ fn end_bundles(held: &Held, bundles: &Table, by_lease: pg_sys::Relation) -> Ende
 }
 
 /// The row of outbox.attempt of a completed delivery, but for its segment.
-fn attempt(row: &Row, finished_at: i64, worker: Option<Datum>) -> [Option<Datum>; shape::ATTEMPT.len()] {
-    let mut attempt = [None; shape::ATTEMPT.len()];
-    attempt[1] = row.datum(delivery::POSITION);
-    attempt[2] = row.datum(delivery::MESSAGE);
-    attempt[3] = row.datum(delivery::LAST_ATTEMPT_AT).or(finished_at.into_datum());
-    attempt[4] = finished_at.into_datum();
-    attempt[5] = row.datum(delivery::ID);
-    attempt[6] = row.datum(delivery::RUN);
-    attempt[7] = row.datum(delivery::SUBSCRIPTION);
-    attempt[9] = row.datum(delivery::ATTEMPT);
-    attempt[11] = "completed".into_datum();
-    attempt[14] = worker;
+fn attempt(row: &Row, finished_at: i64, worker: Option<Datum>) -> [Option<Datum>; column::COUNT] {
+    let mut attempt = [None; column::COUNT];
+    attempt[column::POSITION] = row.datum(delivery::POSITION);
+    attempt[column::MESSAGE_ID] = row.datum(delivery::MESSAGE);
+    attempt[column::STARTED_AT] = row.datum(delivery::LAST_ATTEMPT_AT).or(finished_at.into_datum());
+    attempt[column::FINISHED_AT] = finished_at.into_datum();
+    attempt[column::DELIVERY_ID] = row.datum(delivery::ID);
+    attempt[column::RUN] = row.datum(delivery::RUN);
+    attempt[column::SUBSCRIPTION_ID] = row.datum(delivery::SUBSCRIPTION);
+    attempt[column::ATTEMPT] = row.datum(delivery::ATTEMPT);
+    attempt[column::OUTCOME] = "completed".into_datum();
+    attempt[column::WORKER] = worker;
     attempt
 }

@@ -16,7 +16,7 @@ mod take;
 
 use std::collections::HashSet;
 
-use outbox_core::{Code, Error, Result};
+use outbox_core::Result;
 use pgrx::IntoDatum;
 use pgrx::pg_sys::{self, Datum};
 
@@ -97,7 +97,7 @@ struct Tables {
 }
 
 /// Calls `cycle` with the tables, if this code may change them.
-fn with_tables(cycle: impl FnOnce(&mut Tables) -> Result<Returned>) -> Result<Returned> {
+fn with_tables(cycle: impl FnOnce(&Tables) -> Result<Returned>) -> Result<Returned> {
     if !usable() {
         return Ok(None);
     }
@@ -108,8 +108,8 @@ fn with_tables(cycle: impl FnOnce(&mut Tables) -> Result<Returned>) -> Result<Re
     }
     match <[Table; 3]>::try_from(opened) {
         Ok([leases, deliveries, bundles]) => {
-            let mut tables = Tables { leases, deliveries, bundles };
-            let returned = cycle(&mut tables)?;
+            let tables = Tables { leases, deliveries, bundles };
+            let returned = cycle(&tables)?;
             for table in [tables.leases, tables.deliveries, tables.bundles] {
                 table.close();
             }
@@ -132,22 +132,14 @@ pub fn complete_and_claim(args: Args) -> Result<Returned> {
     with_tables(|tables| {
         if let Some(done) = args.get::<i64>(0) {
             match end(tables, done, None)? {
-                None => return Ok(None),
-                Some(ended) if ended.is_empty() => return Err(lease_lost()),
                 // The claim is left, also for the function in SQL.
-                Some(_) => args.replace(0, None),
+                Some(ended) if !ended.is_empty() => args.replace(0, None),
+                // The function in SQL raises the error of a lease that is lost.
+                _ => return Ok(None),
             }
         }
         take(tables, args, 1)
     })
-}
-
-fn lease_lost() -> Error {
-    Error::new(Code::Leased, "the lease is lost")
-        .detail(
-            "All its deliveries have ended, or it has expired and was taken back. Nothing was completed or claimed.",
-        )
-        .hint("Another worker may do its work again; go on with outbox.claim().")
 }
 
 /// outbox.complete(lease, delivery_ids, results)

@@ -7,7 +7,7 @@ use pgrx::IntoDatum;
 use pgrx::pg_sys::{self, Datum};
 
 use super::{EQUAL, bundle, delivery, kept};
-use crate::pg::scan::{Direction, Indexed, in_order, key};
+use crate::pg::scan::{Direction, Indexed, between, in_order, key};
 use crate::pg::table::{Table, Test};
 use crate::pg::{catalog, shape};
 use crate::shared::claim_hints;
@@ -189,7 +189,9 @@ impl Pick<'_> {
                 {
                     claim_hints::set(-self.subscription, &[0], &[due], hint_lifetime(walked));
                 }
-                let split = cancelled.is_some_and(|cancelled| messages.iter().any(|id| self.is_listed(cancelled, *id)));
+                let (low, high) =
+                    messages.iter().fold((i64::MAX, i64::MIN), |(low, high), id| (low.min(*id), high.max(*id)));
+                let split = cancelled.is_some_and(|cancelled| self.lists(cancelled, low, high));
                 let first = self.taken.is_empty();
                 if split || first && members.len() > self.wanted && self.wanted < PART {
                     usable = !first;
@@ -240,9 +242,7 @@ impl Pick<'_> {
         }
         if let Some(mut part) = part {
             part[0] = catalog::next_value(catalog::lookup("_bundle_id_seq")?).into_datum();
-            let mut bundles = Table::open(catalog::lookup("_bundle")?, shape::BUNDLE)?;
-            bundles.append(&mut part.map(|c| c.unwrap_or(Datum::null())), &mut part.map(|c| c.is_none()));
-            bundles.close();
+            bundles.append_row(part);
         }
         self.bundled = !self.taken.is_empty();
         Ok(usable)
@@ -313,8 +313,9 @@ impl Pick<'_> {
         unsafe {
             let table = self.deliveries.relation();
             in_order(table, ready, self.snapshot, &mut keys, Direction::Forward, &mut |tuple, row| {
+                let message = row.int(delivery::MESSAGE);
                 if row.get::<i64>(delivery::EXPIRES_AT).is_some_and(|at| at <= self.now)
-                    || cancelled.is_some_and(|cancelled| self.is_listed(cancelled, row.int(delivery::MESSAGE)))
+                    || cancelled.is_some_and(|cancelled| self.lists(cancelled, message, message))
                 {
                     return true;
                 }
@@ -335,7 +336,7 @@ impl Pick<'_> {
                     id: row.int(delivery::ID),
                     position: row.int(delivery::POSITION),
                     run: row.int(delivery::RUN),
-                    message: row.int(delivery::MESSAGE),
+                    message,
                     segment: row.get(delivery::SEGMENT).unwrap_or(-1),
                     priority: row.datum(delivery::PRIORITY),
                     attempt,
@@ -352,9 +353,10 @@ impl Pick<'_> {
         last
     }
 
-    fn is_listed(&self, cancelled: &Indexed, message: i64) -> bool {
+    /// Whether one of these messages was cancelled.
+    fn lists(&self, cancelled: &Indexed, low: i64, high: i64) -> bool {
         let mut listed = false;
-        cancelled.rows(self.snapshot, &mut [key(0, EQUAL, pg_sys::F_INT8EQ, message)], &mut |_| {
+        cancelled.rows(self.snapshot, &mut between(0, low, high), &mut |_| {
             listed = true;
             false
         });

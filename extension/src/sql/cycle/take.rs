@@ -25,7 +25,7 @@ pub(super) struct Source {
 }
 
 /// Claims with the arguments from `first` on: subscription, worker, max_messages, lease. `None`: nothing was claimed.
-pub(super) fn take(tables: &mut Tables, args: Args, first: usize) -> Result<Returned> {
+pub(super) fn take(tables: &Tables, args: Args, first: usize) -> Result<Returned> {
     let (Some(name), Some(worker), Some(wanted), Some(duration)) =
         (args.get::<&[u8]>(first), args.get::<&[u8]>(first + 1), args.get::<i32>(first + 2), args.datum(first + 3))
     else {
@@ -80,7 +80,7 @@ pub(super) fn take(tables: &mut Tables, args: Args, first: usize) -> Result<Retu
         ids.into_datum(),
         pick.bundled.into_datum(),
     ];
-    tables.leases.append(&mut row.map(|c| c.unwrap_or(Datum::null())), &mut row.map(|c| c.is_none()));
+    tables.leases.append_row(row);
     let lease = [token.into_datum(), Some(until), args.datum(first)];
     return_rows(args, lease, &source, &pick.taken, seen)?;
     release(seen);
