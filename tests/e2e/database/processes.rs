@@ -104,6 +104,7 @@ async fn a_killed_process_takes_the_server_along_and_comes_back_with_it() {
         }
         delivers(&db, &receiver).await;
         signal(wait_for_pid(&admin, victim, 0).await as u32, "KILL").unwrap();
+        wait_until("the server has noticed", PATIENCE, async || admin.is_closed()).await;
         let db = wait_for("the server is back", PATIENCE, async || {
             let db = server.connect("shop").await.ok()?;
             db.batch_execute("select 1").await.ok().map(|()| db)

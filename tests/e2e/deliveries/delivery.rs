@@ -361,6 +361,7 @@ async fn a_killed_server_repeats_at_most_what_was_in_flight_or_unrecorded() {
             )
             .await;
             outbox_harness::postgres::signal(pid as u32, "KILL").unwrap();
+            wait_until("the server has noticed", PATIENCE, async || db.is_closed()).await;
             wait_for("the server has recovered", PATIENCE, async || server.connect("killed").await.ok()).await;
         } else {
             server.restart(Stop::Immediate).await.unwrap();
